@@ -1,0 +1,50 @@
+# Two commands matter: `make run` and `make test`. Each sets up what is missing first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?=
+OUT ?= results/$(basename $(notdir $(CONFIG)))
+OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null \
+	  || { rm -rf $(VENV); $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); } \
+	  || { echo "cannot make $(VENV): install python3-venv (Debian: apt-get install python3-venv)"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples,dev]'
+	@touch $@
+
+run: $(VENV)/.installed ## the main job on real images, or on yours: make run CONFIG=my.yaml [OUT=dir OPTIONS="--memory 8GiB"]
+ifeq ($(CONFIG),)
+	$(BIN)/python jobs/digits_descriptors.py
+	$(BIN)/toolkit run jobs/digits.yaml --out results/digits $(OPTIONS)
+	$(BIN)/python jobs/digits_check.py results/digits
+else
+	$(BIN)/toolkit run $(CONFIG) --out $(OUT) $(OPTIONS)
+endif
+
+test: $(VENV)/.installed-dev ## the tests
+	$(BIN)/python -m pytest $(OPTIONS)
+
+lint: $(VENV)/.installed-dev ## ruff (style, formatting) and mypy (types)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## every benchmark, both sides in one process; results in benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the environment, caches and results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info results/*/ descriptors/digits

@@ -1,0 +1,37 @@
+"""Work on blocks with all processors, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered_map(function: Callable[[T], R], blocks: Iterable[T], *, workers: int) -> Iterator[R]:
+    """Apply `function` to every block, each on one thread, and yield the results in the order of the blocks.
+
+    At most ``workers + 1`` blocks are in flight, so memory is bounded. BLAS is held to one thread meanwhile:
+    a result depends on its block alone, and a reduction over the results on their order alone, so the number
+    of processors changes no bit of it.
+    """
+    pending: deque[Future[R]] = deque()
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        try:
+            for block in blocks:
+                pending.append(pool.submit(function, block))
+                del block
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

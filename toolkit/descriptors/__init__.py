@@ -1,0 +1,1 @@
+"""From descriptor files to the reduced, scaled matrix."""

@@ -1,0 +1,99 @@
+"""Results kept on disk under the content and parameters they were computed from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from toolkit.atomic import atomic_folder, remove_unfinished, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_READ_BYTES = 1 << 24
+
+
+def digest(*parts: object) -> str:
+    """Return a 128-bit name (32 hex digits) for parameters, given as anything that JSON can write."""
+    return str(xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode()))
+
+
+def file_digest(path: Path, *, first: int = 0) -> str:
+    """Return the 128-bit xxh3 of a file's bytes from offset `first` on, as 32 hex digits."""
+    state = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(_READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        file.seek(first)
+        while n_read := file.readinto(buffer):
+            state.update(buffer[:n_read])
+    return str(state.hexdigest())
+
+
+class Cache:
+    """A folder of finished results: ``KIND-KEY/`` with arrays and a manifest, there whole or not at all.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is missing. What a killed process left unfinished in it is removed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.folder)
+        self._known_files = self.folder / "files.json"
+
+    def fingerprint(self, path: Path) -> str:
+        """Return the digest of a file's content; the file is read again only if its size or time changed."""
+        path = path.resolve()
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        known: dict[str, Any] = {}
+        if self._known_files.exists():
+            known = json.loads(self._known_files.read_text())
+        if known.get(str(path), {}).get("stamp") != stamp:
+            known[str(path)] = {"stamp": stamp, "xxh3_128": file_digest(path)}
+            write_text(self._known_files, json.dumps(known, indent=1))
+        return str(known[str(path)]["xxh3_128"])
+
+    def get(self, kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+        """Return the folder and manifest of an entry; `make` fills a new one and returns its manifest.
+
+        An entry whose files are not those that were written (a disk that lost power) is made again.
+        """
+        folder = self.folder / f"{kind}-{key}"
+        manifest = _read_manifest(folder)
+        if manifest is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            with atomic_folder(folder) as unfinished:
+                content = make(unfinished)
+                files = {path.name: path.stat().st_size for path in sorted(unfinished.iterdir())}
+                write_text(unfinished / "entry.json", json.dumps({"content": content, "files": files}, indent=1))
+            manifest = {"content": content}
+        return folder, manifest["content"]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "entry.json").read_text())
+        whole = all((folder / name).stat().st_size == size for name, size in manifest["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return manifest if whole else None
+
+
+def save_arrays(folder: Path, **arrays: np.ndarray) -> None:
+    """Write each array as ``NAME.npy``."""
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def load_arrays(folder: Path, *names: str) -> list[np.ndarray]:
+    """Read arrays that `save_arrays` wrote."""
+    return [np.load(folder / f"{name}.npy", allow_pickle=False) for name in names]

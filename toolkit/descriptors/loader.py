@@ -1,0 +1,208 @@
+"""DataLoader: which descriptors there are, how long they are, and which images their rows belong to."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.backend.arrays import to_array
+from toolkit.descriptors.formats import FORMATS, DescriptorFile, open_descriptor
+from toolkit.errors import InputError, unknown
+from toolkit.memory import MemoryBudget, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PATH_HEADERS = ("path", "paths", "image_path", "image_paths", "filename", "image", "image_name", "file")
+
+
+class DataLoader:
+    """Descriptor files of one folder, opened without loading them.
+
+    Parameters
+    ----------
+    descriptor_names : sequence of str, optional
+        File names without extension; by default every descriptor file in the folder.
+    descriptor_folder : path
+    image_paths : path, optional
+        CSV with one image path per row of the descriptors. Without it, image names inside the descriptor files
+        (``filename`` column of a CSV or parquet) are used, else the rows are numbered.
+    memory : str, int or MemoryBudget, optional
+        Budget for the whole process, for instance ``"8GiB"``; by default 80 % of what is available.
+    verbose : bool
+        Print what is opened and loaded.
+
+    Attributes
+    ----------
+    names : tuple of str
+    n_rows : int
+        The same in every descriptor.
+    descriptor : tuple (str, array)
+        Name and matrix of what `load_descriptor` loaded last.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, damaged or ambiguous, or the row counts differ.
+    """
+
+    def __init__(
+        self,
+        descriptor_names: Sequence[str] | None = None,
+        descriptor_folder: str | Path = "descriptors",
+        image_paths: str | Path | None = None,
+        *,
+        memory: str | int | MemoryBudget | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.folder = Path(descriptor_folder)
+        self.memory = MemoryBudget.resolve(memory)
+        self.verbose = verbose
+        self._paths_file = Path(image_paths) if image_paths is not None else None
+        available = self._list_files()
+        self.names = tuple(descriptor_names) if descriptor_names is not None else tuple(available)
+        missing = [name for name in self.names if name not in available]
+        if missing:
+            raise unknown("descriptor", missing[0], available or ["none: the folder holds no descriptor file"])
+        if not self.names:
+            raise InputError(f"folder {self.folder} holds no descriptor file; formats read: {' '.join(FORMATS)}")
+        self._files = {name: open_descriptor(available[name], self.memory) for name in self.names}
+        self.n_rows = self._same_length()
+        self._image_paths: np.ndarray | None = None
+        self.descriptor: tuple[str, Any] | None = None
+        for name, file in self._files.items():
+            self._say(f"{name}: {file.n_rows:,} x {file.n_features:,} {file.dtype} in {file.path}")
+
+    def _list_files(self) -> dict[str, Path]:
+        if not self.folder.is_dir():
+            raise InputError(f"descriptor folder {self.folder} does not exist")
+        found: dict[str, Path] = {}
+        for path in sorted(self.folder.iterdir()):
+            is_paths = self._paths_file is not None and path.resolve() == self._paths_file.resolve()
+            if path.suffix.lower() not in FORMATS or path.name.startswith(".") or is_paths:
+                continue
+            if path.name == "images_paths.csv":  # the usual name, even where the config names another file
+                continue
+            if path.stem in found:
+                raise InputError(f"descriptor {path.stem!r} is there twice: {found[path.stem].name} and {path.name}")
+            found[path.stem] = path
+        return found
+
+    def _same_length(self) -> int:
+        lengths = {name: file.n_rows for name, file in self._files.items()}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} {n:,}" for name, n in lengths.items())
+            raise InputError(f"descriptors must have one row per image each, in the same order; rows found: {listed}")
+        return next(iter(lengths.values()))
+
+    def open(self, name: str) -> DescriptorFile:
+        """Return the open descriptor file called `name`."""
+        if name not in self._files:
+            raise unknown("descriptor", name, self._files)
+        return self._files[name]
+
+    @property
+    def image_paths(self) -> np.ndarray | None:
+        """Image path of every row, (n_rows,) of str, or None if nobody says them.
+
+        Raises
+        ------
+        InputError
+            If there are more or fewer paths than rows.
+        """
+        if self._image_paths is None:
+            if self._paths_file is not None:
+                self._image_paths, source = _read_paths(self._paths_file), str(self._paths_file)
+            else:
+                self._image_paths, source = self._names_in_files()
+            if self._image_paths is not None and len(self._image_paths) != self.n_rows:
+                raise InputError(
+                    f"{source} has {len(self._image_paths):,} image paths, the descriptors have {self.n_rows:,} rows; "
+                    f"both must list the same images in the same order"
+                )
+        return self._image_paths
+
+    def _names_in_files(self) -> tuple[np.ndarray | None, str]:
+        found, source = None, ""
+        for name, file in self._files.items():
+            names = file.image_names()
+            if names is None:
+                continue
+            if found is not None and not np.array_equal(found, names):
+                raise InputError(f"descriptors {source} and {name} name their images differently, row by row")
+            found, source = names, name
+        return found, source
+
+    def rows(self, data_fraction: float = 1.0, random_state: int | None = None) -> np.ndarray | None:
+        """Return ``ceil(data_fraction * n_rows)`` random row numbers, sorted, int64; None means all rows."""
+        if not 0 < data_fraction <= 1:
+            raise InputError(f"fraction is {data_fraction}; allowed: more than 0, at most 1")
+        if data_fraction == 1:
+            return None
+        n_chosen = math.ceil(data_fraction * self.n_rows)
+        generator = np.random.default_rng(random_state)
+        return np.sort(generator.choice(self.n_rows, n_chosen, replace=False, shuffle=False)).astype(np.int64)
+
+    def load_descriptor(
+        self, name: str, dtype: str = "numpy", data_fraction: float = 1.0, random_state: int | None = None
+    ) -> Any:
+        """Load a descriptor, or a random part of it, into memory.
+
+        Parameters
+        ----------
+        name : str
+        dtype : {"numpy", "cupy", "torch"}
+            The array library.
+        data_fraction : float
+            ``ceil(data_fraction * n_rows)`` random rows are taken, in their order.
+        random_state : int, optional
+
+        Returns
+        -------
+        array (n_rows, n_features)
+            In the file's own dtype; also kept as `descriptor`.
+        """
+        file = self.open(name)
+        rows = self.rows(data_fraction, random_state)
+        n_rows = self.n_rows if rows is None else len(rows)
+        n_bytes = n_rows * file.n_features * file.dtype.itemsize
+        self.memory.require(n_bytes, f"{name} in memory ({n_rows:,} x {file.n_features:,} {file.dtype})")
+        matrix = np.empty((n_rows, file.n_features), file.dtype.newbyteorder("="))
+        size = self.memory.rows_that_fit(2 * matrix.itemsize * file.n_features, wanted=65_536, what=f"a block of {name}")
+        filled = 0
+        for block in file.blocks(size, rows):
+            matrix[filled : filled + len(block)] = block
+            filled += len(block)
+        self._say(f"{name}: loaded {n_rows:,} rows, {format_size(n_bytes)}")
+        self.descriptor = (name, to_array(matrix, dtype))
+        return self.descriptor[1]
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            print(text)
+
+
+def _read_paths(path: Path) -> np.ndarray:
+    """Read the image paths: a one-column CSV, or the column of a table that is called path, filename or the like."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except FileNotFoundError as error:
+        raise InputError(f"image paths {path} does not exist") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"image paths {path} is not a readable CSV: {error}") from error
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    named = [header.index(name) for name in _PATH_HEADERS if name in header]
+    if not named and header not in ([""], ["0"], ["", "0"]):  # no header: pandas writes a nameless or numbered one
+        if len(header) > 1:
+            raise InputError(f"image paths {path} has no column called any of: {', '.join(_PATH_HEADERS)}")
+        return np.array([row[0] for row in rows])
+    column = named[0] if named else len(header) - 1
+    short = next((i for i, row in enumerate(rows) if len(row) <= column), None)
+    if short is not None:
+        raise InputError(f"image paths {path}: line {short + 1} has {len(rows[short])} columns, {column + 1} expected")
+    return np.array([row[column] for row in rows[1:]])

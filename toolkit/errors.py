@@ -1,0 +1,29 @@
+"""The errors that a user sees: one line each, saying what was received, what is allowed, what to do."""
+
+
+class ToolkitError(Exception):
+    """Something the user can act on; the command line prints it as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(ToolkitError, ValueError):
+    """Input, configuration or an output folder that cannot be used as it is."""
+
+    exit_code = 2
+
+
+class MemoryBudgetError(InputError):
+    """Something does not fit into the memory budget."""
+
+
+class MissingPackageError(ToolkitError, ImportError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 2
+
+
+def unknown(what: str, received: object, known: object) -> InputError:
+    """Make the error for a name that does not exist, listing the ones that do."""
+    names = ", ".join(sorted(str(name) for name in known))  # type: ignore[attr-defined]
+    return InputError(f"unknown {what} {received!r}; known: {names}")
