@@ -1,1 +1,1 @@
-"""."""
+"""Clustering algorithms and engines."""

@@ -106,6 +106,8 @@ class DataKeeper:
     ----------
     descriptors_scaled : dict
         Scaler name -> matrix that is held in memory now.
+    samples : dict
+        Descriptor -> the `Sample` of it that was asked for last.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class DataKeeper:
         self.cache = Cache(Path(self._temporary.name if self._temporary else cache))  # type: ignore[arg-type]
         self._held: Reduced | None = None
         self._sample: Sample | None = None
+        self.samples: dict[str, Sample] = {}
         self.descriptors_scaled: dict[str, Any] = {}
 
     # The grid's way in
@@ -186,11 +189,15 @@ class DataKeeper:
         array (n_rows, n_components) float32
             In the array library of this keeper.
         """
-        self.loader.open(name)
         self.del_data()
+        return to_array(self.scale(self.sample(name, data_fraction, random_state), "none"), self.dtype)
+
+    def sample(self, name: str, data_fraction: float = 1.0, random_state: int | None = 0) -> Sample:
+        """Return which rows and reduction of a descriptor are meant, and remember them in `samples`."""
+        self.loader.open(name)
         seed = secrets.randbits(32) if random_state is None else random_state
-        sample = Sample(name, data_fraction, seed, self.n_components.get(name))
-        return to_array(self.scale(sample, "none"), self.dtype)
+        self.samples[name] = Sample(name, data_fraction, seed, self.n_components.get(name))
+        return self.samples[name]
 
     def get_scaled_descriptor(self, scaler: str) -> Any:
         """Return the current descriptor scaled by ``norm``, ``std``, ``l2`` or ``none``; computed at the first call."""

@@ -1,1 +1,1 @@
-"""."""
+"""The grid search: plan, run, store, select, refine."""

@@ -1,0 +1,140 @@
+"""The command line: every verb is one call into the library."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.errors import InputError, ToolkitError
+
+app = typer.Typer(
+    help="Cluster image descriptors: PCA, scaling, a grid of KMeans, DBSCAN and HDBSCAN, scores, the best labelling.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Memory for the whole process, e.g. 8GiB; by default 80 % of what is available.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed, instead of the one in CONFIG.", min=0)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at rows with NaN or inf instead of leaving them out.")]
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT}
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(help="Folder for the results; an unfinished run in it goes on.")],
+    device: Device = "auto",
+    memory: Memory = None,
+    seed: Seed = None,
+    *,
+    strict: Strict = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 (read by main)
+) -> None:
+    """Run all stages of CONFIG and write scores, the best labelling and run.json to --out."""
+    from toolkit.backend.device import choose_device
+    from toolkit.config import load_config
+    from toolkit.grid.run import Run
+    from toolkit.memory import MemoryBudget
+    from toolkit.progress import Reporter
+    from toolkit.report.tables import outcome_text
+
+    loaded = load_config(config)
+    if seed is not None:
+        loaded = loaded.model_copy(update={"seed": seed})
+    budget = MemoryBudget.resolve(memory)
+    reporter = Reporter(quiet=quiet)
+    job = Run(
+        loaded, out, memory=budget, device=choose_device(device, loaded.engine), reporter=reporter, strict=strict
+    )
+    _print_plan(job.config, job.loader, reporter_quiet=quiet)
+    outcome = job.execute()
+    if not quiet:
+        print(outcome_text(outcome))
+
+
+def _print_plan(config: object, loader: object, *, reporter_quiet: bool) -> None:
+    """Check that the run fits, and say what it will take."""
+    from toolkit.grid.run import stage_costs
+    from toolkit.report.tables import check_fits, plan_summary
+
+    costs = stage_costs(config, loader)  # type: ignore[arg-type]
+    check_fits(costs, loader.memory)  # type: ignore[attr-defined]
+    if not reporter_quiet:
+        print(plan_summary(costs, loader.memory), file=sys.stderr)  # type: ignore[attr-defined]
+
+
+@app.command()
+def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> None:  # noqa: ARG001
+    """Print what CONFIG will compute: rows, bytes, predicted seconds and GiB per group; exit 2 if it cannot fit."""
+    from toolkit.config import load_config
+    from toolkit.grid.run import open_loader, stage_costs
+    from toolkit.memory import MemoryBudget
+    from toolkit.report.tables import check_fits, plan_text
+
+    loaded = load_config(config)
+    loader = open_loader(loaded, MemoryBudget.resolve(memory))
+    costs = stage_costs(loaded, loader)
+    print(plan_text(costs, loader.memory))
+    check_fits(costs, loader.memory)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
+    *,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Print how far the run in DIR is."""
+    from toolkit.report.tables import status_text
+
+    print(status_text(folder))
+
+
+@app.command()
+def doctor(*, debug: Debug = False) -> None:  # noqa: ARG001
+    """Print versions, device, free memory and optional packages."""
+    from toolkit.report.doctor import doctor_text
+
+    print(doctor_text())
+
+
+def main() -> None:
+    """Run the command line; errors that a user can act on are one line, without a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(_fail("stopped; the same command goes on where it stopped", 130))
+    except ToolkitError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(_fail(str(error), error.exit_code))
+    except OSError as error:
+        if "--debug" in sys.argv or error.errno not in _DISK_ERRORS | _ACCESS_ERRORS:
+            raise
+        sys.exit(_fail(_explain(error), InputError.exit_code))
+
+
+def _explain(error: OSError) -> str:
+    where = error.filename or "the output folder"
+    if error.errno in _DISK_ERRORS:
+        return f"cannot write: {error.strerror}; free some space and run the same command, finished models are kept"
+    return f"cannot use {where}: {error.strerror}; check the path and its permissions"
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code

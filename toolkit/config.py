@@ -1,0 +1,282 @@
+"""The YAML that describes a run, checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator  # noqa: TC003 (pydantic reads the annotations)
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from toolkit.errors import InputError
+
+Number = int | float
+Values = list[Any]
+_Strict = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Parameter(BaseModel):
+    """What a parameter of an estimator may be."""
+
+    kind: Literal["integer", "number", "choice"]
+    minimum: float = -math.inf
+    exclusive: bool = False
+    choices: tuple[Any, ...] = ()
+    optional: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """Say what is allowed, if `value` is not."""
+        if value is None and self.optional:
+            return None
+        if self.kind == "choice":
+            return None if value in self.choices else f"allowed: {', '.join(map(str, self.choices))}"
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        whole = is_number and (self.kind == "number" or int(value) == value)
+        if whole and (value > self.minimum or (value == self.minimum and not self.exclusive)):
+            return None
+        noun = "a whole number" if self.kind == "integer" else "a number"
+        return f"allowed: {noun} {'above' if self.exclusive else 'of at least'} {self.minimum:g}"
+
+
+def _whole(minimum: int, *, optional: bool = False) -> _Parameter:
+    return _Parameter(kind="integer", minimum=minimum, optional=optional)
+
+
+# Estimator -> parameter -> what it may be (scikit-learn's names and meanings).
+PARAMETERS: dict[str, dict[str, _Parameter]] = {
+    "KMeans": {
+        "n_clusters": _whole(2),
+        "n_init": _whole(1),
+        "max_iter": _whole(1),
+        "tol": _Parameter(kind="number", minimum=0),
+        "init": _Parameter(kind="choice", choices=("k-means++", "random")),
+    },
+    "DBSCAN": {
+        "eps": _Parameter(kind="number", minimum=0, exclusive=True),
+        "min_samples": _whole(1),
+    },
+    "HDBSCAN": {
+        "min_cluster_size": _whole(2),
+        "min_samples": _whole(1, optional=True),
+        "cluster_selection_method": _Parameter(kind="choice", choices=("eom", "leaf")),
+        "cluster_selection_epsilon": _Parameter(kind="number", minimum=0),
+        "max_cluster_size": _whole(1, optional=True),
+        "allow_single_cluster": _Parameter(kind="choice", choices=(False, True)),
+    },
+}
+REQUIRED = {"KMeans": ("n_clusters",), "DBSCAN": ("eps", "min_samples"), "HDBSCAN": ("min_cluster_size",)}
+
+Grid = dict[str, dict[str, Values]]
+Share = Annotated[float, Field(gt=0, le=1)]
+Components = Annotated[Number, Field(gt=0)] | None
+
+
+def check_grid(grid: Grid) -> Grid:
+    """Check the estimators, parameters and values of a grid and make every value list a list.
+
+    Raises
+    ------
+    ValueError
+        Naming what was received and what is allowed.
+    """
+    for family, parameters in grid.items():
+        if family not in PARAMETERS:
+            raise ValueError(f"unknown estimator {family!r}; known: {', '.join(PARAMETERS)}")
+        for name, values in parameters.items():
+            if name not in PARAMETERS[family]:
+                raise ValueError(f"unknown parameter {family}.{name}; known: {', '.join(PARAMETERS[family])}")
+            if not values:
+                raise ValueError(f"{family}.{name} has no values; give at least one")
+            for value in values:
+                if problem := PARAMETERS[family][name].problem(value):
+                    raise ValueError(f"{family}.{name} is {value!r}; {problem}")
+        if missing := [name for name in REQUIRED[family] if name not in parameters]:
+            raise ValueError(f"{family} needs values for {', '.join(missing)}")
+    return grid
+
+
+def _listed(grid: Any) -> Any:
+    """Let a single value stand for a list of one."""
+    if not isinstance(grid, dict):
+        return grid
+    return {
+        family: {name: values if isinstance(values, list) else [values] for name, values in parameters.items()}
+        if isinstance(parameters, dict)
+        else parameters
+        for family, parameters in grid.items()
+    }
+
+
+class Descriptors(BaseModel):
+    """Where the descriptor files are."""
+
+    model_config = _Strict
+    folder: Path
+    names: list[str] | None = None
+    image_paths: Path | None = None
+
+
+class Refine(BaseModel):
+    """A finer grid around the `top` best models of each descriptor and estimator of the stage before."""
+
+    model_config = _Strict
+    top: Annotated[int, Field(ge=1)]
+
+
+class Stage(BaseModel):
+    """One pass over a grid; what is not given is as in the stage before."""
+
+    model_config = _Strict
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    fraction: Share = 1.0
+    n_components: Components | dict[str, Components] = None
+    scalers: list[Literal["norm", "std", "l2", "none"]] = ["norm"]
+    grid: Grid | None = None
+    grid_per_descriptor: dict[str, Grid] = {}
+    refine: Refine | None = None
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _list_values(cls, grid: Any) -> Any:
+        return _listed(grid)
+
+    @field_validator("grid_per_descriptor", mode="before")
+    @classmethod
+    def _list_values_per_descriptor(cls, grids: Any) -> Any:
+        return {name: _listed(grid) for name, grid in grids.items()} if isinstance(grids, dict) else grids
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        if (self.grid is None) == (self.refine is None):
+            raise ValueError("a stage has either a grid or refine")
+        for grid in (self.grid or {}, *self.grid_per_descriptor.values()):
+            check_grid(grid)
+        components = self.n_components if isinstance(self.n_components, dict) else {"": self.n_components}
+        for value in components.values():
+            if isinstance(value, float) and value >= 1:
+                raise ValueError(f"n_components is {value}; write a whole number, or a share of variance below 1")
+        return self
+
+    def components_of(self, descriptor: str) -> float | None:
+        """Return the `n_components` of one descriptor."""
+        if isinstance(self.n_components, dict):
+            return self.n_components.get(descriptor)
+        return self.n_components
+
+    def grid_of(self, descriptor: str) -> Grid:
+        """Return the grid of one descriptor: its own estimators, where given, in place of the common ones."""
+        return {**(self.grid or {}), **self.grid_per_descriptor.get(descriptor, {})}
+
+
+class Best(BaseModel):
+    """How finalists are chosen among the models of the last stage."""
+
+    model_config = _Strict
+    by: str = "calinski_harabasz_score"
+    per: Literal["descriptor", "scaler", "cluster_class"] = "descriptor"
+    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.5
+    max_largest_share: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    @field_validator("by")
+    @classmethod
+    def _known_metric(cls, by: str) -> str:
+        from toolkit.score import METRICS
+
+        if by not in METRICS:
+            raise ValueError(f"unknown metric {by!r}; known: {', '.join(METRICS)}")
+        return by
+
+
+class Config(BaseModel):
+    """A whole run."""
+
+    model_config = _Strict
+    descriptors: Descriptors
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    best: Best = Best()
+    engine: Literal["reference"] = "reference"
+    noise: Literal["exclude", "as_cluster"] = "exclude"
+    silhouette_rows: Annotated[int, Field(ge=0)] = 10_000
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, content: Any) -> Any:
+        """Let a stage take `n_components` and `scalers` from the stage before."""
+        if isinstance(content, dict) and isinstance(content.get("stages"), list):
+            before: dict[str, Any] = {}
+            stages = []
+            for stage in content["stages"]:
+                if isinstance(stage, dict):
+                    stage = {key: before[key] for key in ("n_components", "scalers") if key in before} | stage
+                    before = stage
+                stages.append(stage)
+            content = {**content, "stages": stages}
+        return content
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Config:
+        names = [stage.name for stage in self.stages]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two stages are called {twice[0]!r}")
+        if self.stages[0].refine:
+            raise ValueError(f"stage {names[0]!r} is the first: there is nothing to refine, it needs a grid")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides the results, as JSON-ready values."""
+        return self.model_dump(mode="json")
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a YAML configuration.
+
+    Relative paths in it are relative to the folder in which the command runs.
+
+    Raises
+    ------
+    InputError
+        One line that names the key, what was received and what is allowed.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"config {path} does not exist") from error
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from error
+    return parse_config(content, source=str(path))
+
+
+def parse_config(content: Any, *, source: str = "config") -> Config:
+    """Check a configuration given as plain dicts and lists; see `load_config`."""
+    if not isinstance(content, dict):
+        raise InputError(f"{source} holds {type(content).__name__}; expected keys: {', '.join(Config.model_fields)}")
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{source}: {'; '.join(_explain(problem) for problem in error.errors())}") from error
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "config"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}; known here: {', '.join(_known_keys(problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    received = repr(problem["input"])
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if problem["type"] == "value_error" else f" is {received[:80]}"
+    return f"{where}{shown}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> Iterator[str]:
+    """Return the keys that are known at a place of the configuration."""
+    model: type[BaseModel] = Config
+    homes: dict[str, type[BaseModel]] = {
+        "descriptors": Descriptors, "stages": Stage, "best": Best, "refine": Refine,
+    }  # fmt: skip
+    for part in location:
+        model = homes.get(str(part), model)
+    return iter(model.model_fields)

@@ -1,0 +1,74 @@
+"""Finished models on disk: one parquet file per commit, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from toolkit.atomic import atomic_file, remove_unfinished
+from toolkit.descriptors.cache import digest
+from toolkit.errors import unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ROWS = b"toolkit.rows"
+
+
+class Store:
+    """Scores and labels of the models that are finished.
+
+    A file holds one label column per model, of the smallest integer type, compressed, and the models' scores as JSON
+    in its metadata. A file that cannot be read counts as not there, and its models are fitted again.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, Path] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            rows = json.loads(pq.read_schema(path).metadata[_ROWS])
+        except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+            return
+        for model, row in rows.items():
+            self.rows[model] = row
+            self._files[model] = path
+
+    def clean(self) -> None:
+        """Remove what a killed run left unfinished; only the process that runs may call this."""
+        remove_unfinished(self.folder)
+
+    def commit(self, results: dict[str, tuple[dict[str, Any], np.ndarray]]) -> None:
+        """Keep models: model id -> (scores, labels (n_rows,) int); all labels equally long."""
+        columns = {model: labels.astype(_smallest_type(labels)) for model, (_, labels) in results.items()}
+        rows = {model: row for model, (row, _) in results.items()}
+        table = pa.table(columns).replace_schema_metadata({_ROWS: json.dumps(rows).encode()})
+        path = self.folder / f"{digest(sorted(results))}.parquet"
+        with atomic_file(path) as file:
+            pq.write_table(table, file, compression="zstd")
+        for model, row in rows.items():
+            self.rows[model], self._files[model] = row, path
+
+    def labels(self, model: str) -> np.ndarray:
+        """Return the labels of a model, (n_rows,) of a signed integer type."""
+        if model not in self._files:
+            raise unknown("model", model, self._files)
+        return np.asarray(pq.read_table(self._files[model], columns=[model]).column(0).to_numpy())
+
+
+def _smallest_type(labels: np.ndarray) -> np.dtype[Any]:
+    return np.result_type(np.min_scalar_type(-1), np.min_scalar_type(-int(labels.max(initial=0)) - 1))

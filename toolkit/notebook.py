@@ -1,0 +1,152 @@
+"""A grid search from a notebook."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from toolkit.cluster.reference import fit_labels
+from toolkit.config import check_grid
+from toolkit.errors import InputError
+from toolkit.grid.plan import expand
+from toolkit.score.partition import score_labels
+
+if TYPE_CHECKING:
+    from toolkit.descriptors.keeper import DataKeeper
+
+
+def conduct_grid_search(
+    selected_params: dict[str, dict[Any, dict[str, list[Any]]]],
+    get_mesh: bool = True,  # noqa: FBT001, FBT002 (the signature that notebooks use)
+    scaler: str = "norm",
+    data_keeper: DataKeeper | None = None,
+    data_fraction: float = 1.0,
+    random_state: int | None = 0,
+    *,
+    noise: str = "exclude",
+    silhouette_rows: int = 10_000,
+) -> list[dict[str, Any]]:
+    """Fit and score a grid of models on scaled descriptors.
+
+    Parameters
+    ----------
+    selected_params : dict
+        Descriptor -> estimator -> parameter -> list of values. The estimator is ``"KMeans"``, ``"DBSCAN"``,
+        ``"HDBSCAN"`` or a class of that name.
+    get_mesh : bool
+        True: all combinations of the values. False: the lists are of equal length and taken together, value by value.
+    scaler : {"norm", "std", "l2", "none"}
+    data_keeper : DataKeeper, optional
+        By default one over the folder ``descriptors``, without reduction.
+    data_fraction : float
+        Share of the rows, chosen at random.
+    random_state : int, optional
+        For the rows and for KMeans.
+    noise : {"exclude", "as_cluster"}
+        Whether noise is left out of the scores, or counted as one more cluster.
+    silhouette_rows : int
+        Rows up to which the silhouette is exact; 0 leaves it out.
+
+    Returns
+    -------
+    list of dict
+        One per model, with the columns of the score tables; ``labels`` is the whole array, (n_rows,) int.
+
+    Raises
+    ------
+    ValueError
+        For an estimator, parameter or value that does not exist or is not allowed.
+    """
+    from toolkit.descriptors.keeper import DataKeeper
+
+    keeper = data_keeper or DataKeeper()
+    grids = {descriptor: _named(grid) for descriptor, grid in selected_params.items()}
+    seed = secrets.randbits(32) if random_state is None else random_state
+    results = []
+    for descriptor, grid in grids.items():
+        X = keeper.scale(keeper.sample(descriptor, data_fraction, seed), scaler)
+        for family, params in expand(grid) if get_mesh else _zip(grid):
+            labels = fit_labels(family, dict(params), X, seed=seed, memory=keeper.memory)
+            scores = score_labels(X, labels, noise=noise, silhouette_rows=silhouette_rows, seed=seed)
+            results.append(
+                {
+                    "descriptor": descriptor,
+                    "scaler": scaler,
+                    "cluster_class": family,
+                    "cluster_class_params": dict(params),
+                    "labels": labels,
+                    **scores,
+                }
+            )
+        keeper.del_PCA()
+    return results
+
+
+def _named(grid: dict[Any, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+    """Replace estimator classes by their names and check the grid."""
+    named = {
+        family if isinstance(family, str) else family.__name__: {
+            name: list(np.atleast_1d(np.asarray(values, dtype=object))) for name, values in parameters.items()
+        }
+        for family, parameters in grid.items()
+    }
+    return check_grid({f: {n: [_plain(v) for v in vs] for n, vs in ps.items()} for f, ps in named.items()})
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _zip(grid: dict[str, dict[str, list[Any]]]) -> list[tuple[str, tuple[tuple[str, Any], ...]]]:
+    """Take the value lists of each estimator together, value by value."""
+    cells = []
+    for family, parameters in grid.items():
+        lengths = {name: len(values) for name, values in parameters.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"get_mesh=False takes lists of equal length; {family} has {lengths}")
+        cells += [(family, tuple(zip(parameters, values, strict=True))) for values in zip(*parameters.values(), strict=True)]
+    return cells
+
+
+def display_models(cluster_df: pd.DataFrame | list[dict[str, Any]], head_rows: int = 5) -> pd.DataFrame:
+    """Show the best models of each descriptor.
+
+    Parameters
+    ----------
+    cluster_df : DataFrame or list of dict
+        What `conduct_grid_search` returned, or a score table.
+    head_rows : int
+        How many models of each descriptor and estimator.
+
+    Returns
+    -------
+    DataFrame
+        Per descriptor: sorted by estimator, Calinski-Harabasz descending, Davies-Bouldin ascending. In a notebook it
+        is displayed too, descriptor by descriptor; elsewhere it is printed.
+    """
+    models = pd.DataFrame(cluster_df)
+    ordered = models.sort_values(
+        ["descriptor", "cluster_class", "calinski_harabasz_score", "davies_bouldin_score"],
+        ascending=[True, True, False, True],
+        kind="stable",
+    )
+    best = ordered.groupby(["descriptor", "cluster_class"], sort=False).head(head_rows)
+    for descriptor, table in best.groupby("descriptor"):
+        _show(str(descriptor), table.drop(columns=["descriptor", "labels"], errors="ignore"))
+    return best
+
+
+def _show(title: str, table: pd.DataFrame) -> None:
+    print(title)
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+    except ImportError:
+        get_ipython = None
+    if get_ipython and get_ipython():
+        display(table)
+    else:
+        print(table.to_string(index=False))

@@ -1,0 +1,168 @@
+"""Plots for notebooks: how large clusters are, and where they lie."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from toolkit.descriptors.keeper import DataKeeper
+
+_NOISE = "0.75"
+_BAR = "#4878a8"
+_MAX_COLUMNS = 4
+_MAX_TICKS = 30
+_LEGEND_CLUSTERS = 20
+
+
+def countplot_clusters(cluster_df: pd.DataFrame | list[dict[str, Any]], sidesize: float = 4) -> np.ndarray:
+    """Draw how many rows each cluster of each model has.
+
+    Parameters
+    ----------
+    cluster_df : DataFrame or list of dict
+        Models with whole label arrays, as `conduct_grid_search` returns them.
+    sidesize : float
+        Inches of the side of one plot.
+
+    Returns
+    -------
+    ndarray of matplotlib Axes
+        One per model, titled descriptor / estimator / parameters; noise is grey.
+    """
+    models = _with_labels(cluster_df)
+    axes = _grid_of_axes(len(models), sidesize)
+    for (_, model), ax in zip(models.iterrows(), axes, strict=True):
+        names, counts = np.unique(model["labels"], return_counts=True)
+        if len(names) <= _MAX_TICKS:
+            table = pd.DataFrame({"cluster": [str(name) for name in names], "rows": counts})
+            palette = {str(name): _NOISE if name == -1 else _BAR for name in names}
+            sns.barplot(table, x="cluster", y="rows", hue="cluster", palette=palette, legend=False, ax=ax)
+            ax.tick_params(axis="x", labelsize=8 if len(names) <= 15 else 6)
+        else:
+            ax.bar(names, counts, width=1.0, color=[_NOISE if name == -1 else _BAR for name in names])
+            ax.set(xlabel="cluster", ylabel="rows")
+        _title(ax, model)
+    return axes
+
+
+def get_cluster_visualization(
+    cluster_df: pd.DataFrame | list[dict[str, Any]],
+    data_keeper: DataKeeper,
+    n_components: int = 2,
+    thresh: Sequence[tuple[float, float]] | None = None,
+    sidesize: float = 6,
+    *,
+    random_state: int = 0,
+) -> np.ndarray:
+    """Draw the rows as a UMAP scatter, coloured by cluster, one plot per model.
+
+    The map is computed once for each descriptor and scaler and shared by its models.
+
+    Parameters
+    ----------
+    cluster_df : DataFrame or list of dict
+        Models with whole label arrays, as `conduct_grid_search` returns them.
+    data_keeper : DataKeeper
+        The one that the models were fitted with.
+    n_components : {2, 3}
+        Dimensions of the map.
+    thresh : sequence of (low, high), optional
+        One range per dimension of the map; only points inside all of them are drawn.
+    sidesize : float
+        Inches of the side of one plot.
+    random_state : int
+        Of UMAP (McInnes, Healy & Melville 2018).
+
+    Returns
+    -------
+    ndarray of matplotlib Axes
+        Noise is grey.
+    """
+    if n_components not in (2, 3):
+        raise InputError(f"n_components is {n_components}; a map has 2 or 3 dimensions")
+    if thresh is not None and len(thresh) != n_components:
+        raise InputError(f"thresh has {len(thresh)} ranges; allowed: one (low, high) for each of {n_components} dimensions")
+    models = _with_labels(cluster_df)
+    maps: dict[tuple[str, str], np.ndarray] = {}
+    axes = _grid_of_axes(len(models), sidesize, projection="3d" if n_components == 3 else None)
+    for (_, model), ax in zip(models.iterrows(), axes, strict=True):
+        key = (str(model["descriptor"]), str(model["scaler"]))
+        if key not in maps:
+            maps[key] = _umap(data_keeper, *key, n_components, random_state)
+        if len(maps[key]) != len(model["labels"]):
+            raise InputError(
+                f"the model has {len(model['labels']):,} labels, data_keeper holds {len(maps[key]):,} rows of {key[0]}; "
+                f"use the data_keeper and data_fraction that the model was fitted with"
+            )
+        _scatter(ax, maps[key], np.asarray(model["labels"]), thresh)
+        _title(ax, model)
+    return axes
+
+
+def _umap(keeper: DataKeeper, descriptor: str, scaler: str, n_components: int, random_state: int) -> np.ndarray:
+    import umap
+
+    sample = keeper.samples.get(descriptor) or keeper.sample(descriptor)
+    X = keeper.scale(sample, scaler)
+    n_neighbors = max(2, min(15, len(X) - 1))
+    init = "spectral" if len(X) > 10 * n_components else "random"
+    return np.asarray(
+        umap.UMAP(
+            n_components=n_components, n_neighbors=n_neighbors, init=init, random_state=random_state, n_jobs=1
+        ).fit_transform(X)
+    )
+
+
+def _scatter(ax: Any, points: np.ndarray, labels: np.ndarray, thresh: Sequence[tuple[float, float]] | None) -> None:
+    inside = np.ones(len(points), bool)
+    for axis, (low, high) in enumerate(thresh or ()):
+        inside &= (points[:, axis] >= low) & (points[:, axis] <= high)
+    names = np.unique(labels[labels != -1])
+    colours = dict(zip(names.tolist(), sns.husl_palette(max(len(names), 1), s=0.8, l=0.6), strict=False))
+    size = float(np.clip(20_000 / max(len(points), 1), 0.3, 12))
+    for name in [-1, *names.tolist()]:
+        chosen = inside & (labels == name)
+        if chosen.any():
+            label = "noise" if name == -1 else str(name)
+            colour = _NOISE if name == -1 else colours[name]
+            ax.scatter(*points[chosen].T, s=size, color=colour, label=label, linewidths=0, rasterized=True)
+    if len(names) <= _LEGEND_CLUSTERS:
+        ax.legend(markerscale=max(1.0, 5 / math.sqrt(size)), fontsize=7, loc="best", framealpha=0.8)
+    ax.set(xlabel="UMAP 1", ylabel="UMAP 2")
+
+
+def _with_labels(cluster_df: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    models = pd.DataFrame(cluster_df)
+    if models.empty:
+        raise InputError("there is no model to draw")
+    for labels in models["labels"]:
+        if not isinstance(labels, np.ndarray):
+            raise InputError(
+                f"labels are {type(labels).__name__}, not an array (a CSV holds them shortened); pass what "
+                f"conduct_grid_search returned"
+            )
+    return models
+
+
+def _grid_of_axes(n_axes: int, sidesize: float, projection: str | None = None) -> np.ndarray:
+    columns = min(n_axes, _MAX_COLUMNS)
+    rows = math.ceil(n_axes / columns)
+    figure = plt.figure(figsize=(sidesize * columns, sidesize * rows), layout="constrained")
+    return np.array([figure.add_subplot(rows, columns, i + 1, projection=projection) for i in range(n_axes)])
+
+
+def _title(ax: Any, model: pd.Series) -> None:
+    params = model["cluster_class_params"]
+    if isinstance(params, dict):
+        params = ", ".join(f"{name}={value}" for name, value in params.items())
+    ax.set_title(f"{model['descriptor']} / {model['cluster_class']}\n{params}", fontsize=10)

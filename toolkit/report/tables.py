@@ -1,0 +1,126 @@
+"""Plain-text tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import MemoryBudgetError
+from toolkit.grid.folder import is_locked, read_run
+from toolkit.grid.store import Store
+from toolkit.grid.table import model_name
+from toolkit.memory import MemoryBudget, format_size
+from toolkit.progress import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from toolkit.grid.run import Outcome
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Align columns with blanks; numbers to the right, text to the left."""
+    texts = [list(header), *([str(value) for value in row] for row in rows)]
+    widths = [max(len(row[j]) for row in texts) for j in range(len(header))]
+    right = [all(row[j][:1].isdigit() or row[j][:1] in "-~ " for row in texts[1:]) for j in range(len(header))]
+    lines = []
+    for row in texts:
+        cells = [text.rjust(width) if r else text.ljust(width) for text, width, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def plan_text(costs: list[dict[str, Any]], memory: MemoryBudget) -> str:
+    """Show the prediction for each group of cells."""
+    rows = [
+        (
+            cost["stage"],
+            cost["group"],
+            cost.get("cells", "-"),
+            f"{cost['rows']:,}" if "rows" in cost else "-",
+            format_size(cost["n_bytes"]) if "n_bytes" in cost else "-",
+            format_size(cost["worst_bytes"]) if "n_bytes" in cost else "-",
+            format_seconds(cost["seconds"]) if "seconds" in cost else "-",
+        )
+        for cost in costs
+    ]
+    header = ("stage", "group", "cells", "rows", "memory", "at worst", "time")
+    return f"{format_table(header, rows)}\n{plan_summary(costs, memory)}"
+
+
+def plan_summary(costs: list[dict[str, Any]], memory: MemoryBudget) -> str:
+    """Say in one line what a run will take."""
+    known = [cost for cost in costs if "seconds" in cost]
+    open_stages = [cost["stage"] for cost in costs if "seconds" not in cost]
+    summary = (
+        f"plan: {sum(cost['cells'] for cost in known)} models, about {format_seconds(sum(c['seconds'] for c in known))}, "
+        f"{format_size(max((cost['n_bytes'] for cost in known), default=0))} beside the program itself "
+        f"(budget {format_size(memory.limit)}, {memory.source}), {format_size(sum(c['disk'] for c in known))} on disk"
+    )
+    return summary + (f"; refined stages follow: {', '.join(open_stages)}" if open_stages else "")
+
+
+def check_fits(costs: list[dict[str, Any]], memory: MemoryBudget) -> None:
+    """Refuse a run that certainly cannot fit into memory.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Naming the group and the numbers.
+    """
+    known = [cost for cost in costs if "n_bytes" in cost]
+    if known:
+        largest = max(known, key=lambda cost: int(cost["n_bytes"]))
+        try:
+            memory.require(largest["n_bytes"], f"{largest['stage']}: {largest['group']} ({largest['rows']:,} rows)")
+        except MemoryBudgetError as error:
+            raise MemoryBudgetError(f"the plan does not fit: {error}") from error
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Show the finalists and where the files are."""
+    best = [
+        (
+            model_name(model),
+            model["n_clusters"],
+            _number(model["calinski_harabasz_score"], ".1f"),
+            _number(model["davies_bouldin_score"], ".3f"),
+            _number(model["silhouette_score"], ".3f"),
+            f"{100 * model['coverage']:.0f} %",
+        )
+        for _, model in outcome.finalists.iterrows()
+    ]
+    header = ("best models", "n_clusters", "calinski_harabasz", "davies_bouldin", "silhouette", "coverage")
+    lines = [format_table(header, best)] if best else ["no model of the last stage meets the constraints of best"]
+    failed = sum(int(table["error"].notna().sum()) for table in outcome.models.values())
+    lines.append("")
+    lines.append(
+        f"{sum(map(len, outcome.models.values()))} models in {len(outcome.models)} stages, "
+        f"{outcome.n_fitted} fitted now" + (f", {failed} failed (column error)" if failed else "")
+    )
+    lines += [f"scores     {outcome.folder / name}_scores.csv" for name in outcome.models]
+    lines.append(f"labelling  {outcome.folder / 'best_clusterization.csv'}")
+    return "\n".join(lines)
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def status_text(folder: Path) -> str:
+    """Say how far a run is: its stages, models on disk, and whether a process works on it."""
+    record = read_run(folder)
+    running = is_locked(folder)
+    state = "complete" if record["state"] == "complete" else "running" if running else "stopped; run the same command to go on"
+    lines = [f"{folder}: {state}", f"started {record['started']}, device {record.get('device', {}).get('name', '?')}"]
+    rows = []
+    for stage in record["config"]["stages"]:
+        facts = record["stages"].get(stage["name"])
+        if facts:
+            rows.append((stage["name"], "done", facts["models"], facts["failed"], format_seconds(facts["seconds"])))
+        else:
+            rows.append((stage["name"], "not done", "-", "-", "-"))
+    lines.append(format_table(("stage", "state", "models", "failed", "time"), rows))
+    lines.append(f"{len(Store(folder / 'models').rows)} models on disk")
+    return "\n".join(lines)
