@@ -5,7 +5,6 @@ Writes into descriptors/digits: the images (PNG), images_paths.csv, pixels.npy (
 """
 
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,7 +19,7 @@ _HOMES = {
     "get_cluster_visualization": "toolkit.report.plots",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (the names of _HOMES are strings)
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

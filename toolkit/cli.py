@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.errors import InputError, ToolkitError
+from toolkit.errors import InputError, InterruptedRunError, ToolkitError
 
 app = typer.Typer(
     help="Cluster image descriptors: PCA, scaling, a grid of KMeans, DBSCAN and HDBSCAN, scores, the best labelling.",
@@ -42,48 +42,42 @@ def run(
     *,
     strict: Strict = False,
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 (read by main)
+    debug: Debug = False,
 ) -> None:
     """Run all stages of CONFIG and write scores, the best labelling and run.json to --out."""
     from toolkit.backend.device import choose_device
     from toolkit.config import load_config
+    from toolkit.grid.predict import check_fits, stage_costs
     from toolkit.grid.run import Run
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
-    from toolkit.report.tables import outcome_text
+    from toolkit.report.tables import outcome_text, plan_summary
 
     loaded = load_config(config)
     if seed is not None:
         loaded = loaded.model_copy(update={"seed": seed})
-    budget = MemoryBudget.resolve(memory)
     reporter = Reporter(quiet=quiet)
-    job = Run(
-        loaded, out, memory=budget, device=choose_device(device, loaded.engine), reporter=reporter, strict=strict
-    )
-    _print_plan(job.config, job.loader, reporter_quiet=quiet)
-    outcome = job.execute()
+    chosen = choose_device(device, loaded.engine)
+    job = Run(loaded, out, memory=MemoryBudget.resolve(memory), device=chosen, reporter=reporter, strict=strict)
+    costs = stage_costs(loaded, job.loader)
+    check_fits(costs, job.memory, out)
+    reporter.say(plan_summary(costs, job.memory))
+    try:
+        outcome = job.execute()
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("stopped; the same command goes on where it stopped") from error
     if not quiet:
         print(outcome_text(outcome))
 
 
-def _print_plan(config: object, loader: object, *, reporter_quiet: bool) -> None:
-    """Check that the run fits, and say what it will take."""
-    from toolkit.grid.run import stage_costs
-    from toolkit.report.tables import check_fits, plan_summary
-
-    costs = stage_costs(config, loader)  # type: ignore[arg-type]
-    check_fits(costs, loader.memory)  # type: ignore[attr-defined]
-    if not reporter_quiet:
-        print(plan_summary(costs, loader.memory), file=sys.stderr)  # type: ignore[attr-defined]
-
-
 @app.command()
-def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> None:  # noqa: ARG001
+def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> None:
     """Print what CONFIG will compute: rows, bytes, predicted seconds and GiB per group; exit 2 if it cannot fit."""
     from toolkit.config import load_config
-    from toolkit.grid.run import open_loader, stage_costs
+    from toolkit.grid.predict import check_fits, stage_costs
+    from toolkit.grid.run import open_loader
     from toolkit.memory import MemoryBudget
-    from toolkit.report.tables import check_fits, plan_text
+    from toolkit.report.tables import plan_text
 
     loaded = load_config(config)
     loader = open_loader(loaded, MemoryBudget.resolve(memory))
@@ -96,7 +90,7 @@ def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> 
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
     *,
-    debug: Debug = False,  # noqa: ARG001
+    debug: Debug = False,
 ) -> None:
     """Print how far the run in DIR is."""
     from toolkit.report.tables import status_text
@@ -105,7 +99,7 @@ def status(
 
 
 @app.command()
-def doctor(*, debug: Debug = False) -> None:  # noqa: ARG001
+def doctor(*, debug: Debug = False) -> None:
     """Print versions, device, free memory and optional packages."""
     from toolkit.report.doctor import doctor_text
 
@@ -116,8 +110,6 @@ def main() -> None:
     """Run the command line; errors that a user can act on are one line, without a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(_fail("stopped; the same command goes on where it stopped", 130))
     except ToolkitError as error:
         if "--debug" in sys.argv:
             raise

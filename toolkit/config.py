@@ -14,6 +14,7 @@ from toolkit.errors import InputError
 
 Number = int | float
 Values = list[Any]
+_INHERITED: tuple[str, ...] = ("n_components", "scalers")
 _Strict = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -159,7 +160,7 @@ class Stage(BaseModel):
                 raise ValueError(f"n_components is {value}; write a whole number, or a share of variance below 1")
         return self
 
-    def components_of(self, descriptor: str) -> float | None:
+    def components_of(self, descriptor: str) -> int | float | None:
         """Return the `n_components` of one descriptor."""
         if isinstance(self.n_components, dict):
             return self.n_components.get(descriptor)
@@ -210,7 +211,7 @@ class Config(BaseModel):
             stages = []
             for stage in content["stages"]:
                 if isinstance(stage, dict):
-                    stage = {key: before[key] for key in ("n_components", "scalers") if key in before} | stage
+                    stage = {k: before[k] for k in _INHERITED if k in before} | stage
                     before = stage
                 stages.append(stage)
             content = {**content, "stages": stages}

@@ -23,6 +23,12 @@ class MissingPackageError(ToolkitError, ImportError):
     exit_code = 2
 
 
+class InterruptedRunError(ToolkitError):
+    """The user stopped a run."""
+
+    exit_code = 130
+
+
 def unknown(what: str, received: object, known: object) -> InputError:
     """Make the error for a name that does not exist, listing the ones that do."""
     names = ", ".join(sorted(str(name) for name in known))  # type: ignore[attr-defined]

@@ -107,7 +107,9 @@ def _zip(grid: dict[str, dict[str, list[Any]]]) -> list[tuple[str, tuple[tuple[s
         lengths = {name: len(values) for name, values in parameters.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"get_mesh=False takes lists of equal length; {family} has {lengths}")
-        cells += [(family, tuple(zip(parameters, values, strict=True))) for values in zip(*parameters.values(), strict=True)]
+        cells += [
+            (family, tuple(zip(parameters, values, strict=True))) for values in zip(*parameters.values(), strict=True)
+        ]
     return cells
 
 

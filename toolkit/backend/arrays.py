@@ -17,7 +17,7 @@ def _to_cupy(matrix: np.ndarray) -> Any:
         import cupy
     except ImportError as error:
         raise MissingPackageError(
-            "dtype 'cupy' needs the package cupy, which is not installed: pip install cupy-cuda13x, or use dtype='numpy'"
+            "dtype 'cupy' needs the package cupy, which is missing: pip install cupy-cuda13x, or use dtype='numpy'"
         ) from error
     try:
         return cupy.asarray(matrix)
@@ -30,7 +30,7 @@ def _to_torch(matrix: np.ndarray) -> Any:
         import torch
     except ImportError as error:
         raise MissingPackageError(
-            "dtype 'torch' needs the package torch, which is not installed: pip install torch, or use dtype='numpy'"
+            "dtype 'torch' needs the package torch, which is missing: pip install torch, or use dtype='numpy'"
         ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.from_numpy(matrix).to(device)

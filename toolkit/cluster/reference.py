@@ -32,7 +32,8 @@ def _dbscan(X: np.ndarray, params: dict[str, Any], seed: int, memory: MemoryBudg
     rows = np.random.default_rng(seed).choice(len(X), min(_PROBE_ROWS, len(X)), replace=False)
     step = max(1, (64 << 20) // (8 * len(X)))
     near = sum(
-        np.count_nonzero(pairwise_distances(X[rows[i : i + step]], X) <= params["eps"]) for i in range(0, len(rows), step)
+        np.count_nonzero(pairwise_distances(X[rows[i : i + step]], X) <= params["eps"])
+        for i in range(0, len(rows), step)
     )
     needed = int(near / len(rows) * len(X) * LIST_BYTES)
     if needed > memory.free:

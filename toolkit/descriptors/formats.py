@@ -100,6 +100,7 @@ class RawFile(_RandomAccess):
             raise InputError(f"{path} is truncated: {expected:,} bytes expected, it has {path.stat().st_size:,}")
 
     def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop)."""
         shape = (self.n_features, stop - start) if self.fortran else (stop - start, self.n_features)
         block = np.empty(shape, self.dtype)
         with self.path.open("rb", buffering=0) as file:
@@ -163,6 +164,7 @@ class ArrayInMemory(_RandomAccess):
         self.n_rows, self.n_features = _check_matrix(path, matrix.shape, matrix.dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop), copied."""
         return np.array(self.matrix[start:stop])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from toolkit.backend.arrays import to_array
 from toolkit.backend.cpu import ordered_map
-from toolkit.descriptors.cache import Cache, digest, load_arrays, save_arrays
+from toolkit.descriptors.cache import Cache, digest, load_arrays, save_arrays, write_npy_header
 from toolkit.descriptors.formats import DescriptorFile, open_npy
 from toolkit.descriptors.loader import DataLoader
 from toolkit.descriptors.reduce import Moments, Projection, measure, principal_components
@@ -48,7 +48,7 @@ class Sample:
     descriptor: str
     fraction: float = 1.0
     seed: int = 0
-    n_components: float | None = None
+    n_components: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class DataKeeper:
 
     def __init__(
         self,
-        n_components_dict: dict[str, float | None] | None = None,
+        n_components_dict: dict[str, int | float | None] | None = None,
         loader_verbose: bool = False,  # noqa: FBT001, FBT002 (the signature that notebooks use)
         *,
         loader: DataLoader | None = None,
@@ -164,7 +164,8 @@ class DataKeeper:
         reduced = self.reduce(sample)
         source = reduced.matrix
         self.memory.require(
-            4 * source.n_rows * source.n_features, f"{sample.descriptor} scaled ({source.n_rows:,} x {source.n_features})"
+            4 * source.n_rows * source.n_features,
+            f"{sample.descriptor} scaled ({source.n_rows:,} x {source.n_features})",
         )
         apply = SCALERS[scaler](reduced.statistics)
         matrix = np.empty((source.n_rows, source.n_features), np.float32)
@@ -240,7 +241,9 @@ class DataKeeper:
         row_bytes = file.n_features * (2 * file.dtype.itemsize + 8)
         size = self.memory.rows_that_fit(3 * row_bytes, wanted=wanted, fixed=4 * extra, what=what)
         in_flight = self.memory.free // (size * row_bytes + extra)
-        return file.blocks(size, self.loader.rows(sample.fraction, sample.seed)), max(1, min(n_threads(), in_flight - 2))
+        return file.blocks(size, self.loader.rows(sample.fraction, sample.seed)), max(
+            1, min(n_threads(), in_flight - 2)
+        )
 
     def _moments(self, sample: Sample, key: str) -> Moments:
         def make(folder: Path) -> dict[str, Any]:
@@ -249,7 +252,9 @@ class DataKeeper:
             blocks, workers = self._stream(sample, extra=extra, what=f"the {n_features} x {n_features} covariance")
             moments = measure(blocks, covariance=sample.n_components is not None, workers=workers)
             if self.strict and len(moments.bad_rows):
-                raise InputError(f"{len(moments.bad_rows):,} rows hold NaN or inf, the first is row {moments.bad_rows[0]}")
+                raise InputError(
+                    f"{len(moments.bad_rows):,} rows hold NaN or inf, the first is row {moments.bad_rows[0]}"
+                )
             save_arrays(folder, mean=moments.mean, covariance=moments.covariance, bad_rows=moments.bad_rows)
             return {"n_rows": moments.n_rows}
 
@@ -266,7 +271,7 @@ class DataKeeper:
         shape = (moments.n_rows, projection.n_features_out)
         statistics: ColumnStatistics | None = None
         with (folder / "matrix.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            write_npy_header(file, shape, np.dtype(np.float32))
 
             def project(block: np.ndarray) -> tuple[np.ndarray, ColumnStatistics]:
                 projected = np.ascontiguousarray(projection.apply(block))

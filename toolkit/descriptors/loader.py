@@ -17,6 +17,7 @@ from toolkit.memory import MemoryBudget, format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_PATHS_FILE = "images_paths.csv"
 _PATH_HEADERS = ("path", "paths", "image_path", "image_paths", "filename", "image", "image_name", "file")
 
 
@@ -29,8 +30,9 @@ class DataLoader:
         File names without extension; by default every descriptor file in the folder.
     descriptor_folder : path
     image_paths : path, optional
-        CSV with one image path per row of the descriptors. Without it, image names inside the descriptor files
-        (``filename`` column of a CSV or parquet) are used, else the rows are numbered.
+        CSV with one image path per row of the descriptors; by default ``images_paths.csv`` in the folder. Without
+        it, image names inside the descriptor files (``filename`` column of a CSV or parquet) are used, else the rows
+        are numbered.
     memory : str, int or MemoryBudget, optional
         Budget for the whole process, for instance ``"8GiB"``; by default 80 % of what is available.
     verbose : bool
@@ -62,7 +64,8 @@ class DataLoader:
         self.folder = Path(descriptor_folder)
         self.memory = MemoryBudget.resolve(memory)
         self.verbose = verbose
-        self._paths_file = Path(image_paths) if image_paths is not None else None
+        usual = self.folder / _PATHS_FILE
+        self._paths_file = Path(image_paths) if image_paths is not None else usual if usual.exists() else None
         available = self._list_files()
         self.names = tuple(descriptor_names) if descriptor_names is not None else tuple(available)
         missing = [name for name in self.names if name not in available]
@@ -82,10 +85,10 @@ class DataLoader:
             raise InputError(f"descriptor folder {self.folder} does not exist")
         found: dict[str, Path] = {}
         for path in sorted(self.folder.iterdir()):
-            is_paths = self._paths_file is not None and path.resolve() == self._paths_file.resolve()
+            is_paths = path.name == _PATHS_FILE or (
+                self._paths_file is not None and path.resolve() == self._paths_file.resolve()
+            )
             if path.suffix.lower() not in FORMATS or path.name.startswith(".") or is_paths:
-                continue
-            if path.name == "images_paths.csv":  # the usual name, even where the config names another file
                 continue
             if path.stem in found:
                 raise InputError(f"descriptor {path.stem!r} is there twice: {found[path.stem].name} and {path.name}")
@@ -172,7 +175,9 @@ class DataLoader:
         n_bytes = n_rows * file.n_features * file.dtype.itemsize
         self.memory.require(n_bytes, f"{name} in memory ({n_rows:,} x {file.n_features:,} {file.dtype})")
         matrix = np.empty((n_rows, file.n_features), file.dtype.newbyteorder("="))
-        size = self.memory.rows_that_fit(2 * matrix.itemsize * file.n_features, wanted=65_536, what=f"a block of {name}")
+        size = self.memory.rows_that_fit(
+            2 * matrix.itemsize * file.n_features, wanted=65_536, what=f"a block of {name}"
+        )
         filled = 0
         for block in file.blocks(size, rows):
             matrix[filled : filled + len(block)] = block

@@ -72,7 +72,7 @@ def measure(blocks: Iterator[np.ndarray], *, covariance: bool, workers: int) -> 
     """
     first = next(blocks)
     finite = first[np.isfinite(first).all(axis=1)][:_CENTRE_ROWS]
-    centre = np.median(finite, axis=0).astype(np.float64) if len(finite) else np.zeros(first.shape[1])
+    centre = np.median(finite.astype(np.float64), axis=0) if len(finite) else np.zeros(first.shape[1])
 
     def sum_block(block: np.ndarray) -> _BlockSums:
         return _sum_block(block, centre, covariance=covariance)
@@ -156,14 +156,14 @@ class Projection:
             return block.astype(np.float32)
         work = _working_dtype(block.dtype)
         centred = np.subtract(block, self.mean.astype(work), dtype=work)
-        return (centred @ self.components.T.astype(work)).astype(np.float32, copy=False)
+        return np.asarray(centred @ self.components.T.astype(work), np.float32)
 
 
 def _working_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float32 if np.can_cast(dtype, np.float32, "safe") else np.float64
 
 
-def principal_components(moments: Moments, n_components: float | None) -> Projection:
+def principal_components(moments: Moments, n_components: int | float | None) -> Projection:
     """Find the components of largest variance.
 
     Parameters
@@ -196,7 +196,7 @@ def principal_components(moments: Moments, n_components: float | None) -> Projec
     return Projection(moments.mean, np.ascontiguousarray(components), values[:n_kept], total)
 
 
-def _count_components(variances: np.ndarray, n_components: float, *, n_rows: int) -> int:
+def _count_components(variances: np.ndarray, n_components: int | float, *, n_rows: int) -> int:
     most = min(n_rows, len(variances))
     if isinstance(n_components, int):
         if not 1 <= n_components <= most:

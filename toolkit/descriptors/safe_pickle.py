@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_OPCODES = {info.code.encode("latin1"): info.name for info in pickletools.opcodes}
 _NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 _SMALL = 4096  # bytes objects up to this size are read (they are scalars), larger ones only located
 _LINE = 1 << 20  # a line (protocol 0) that is longer is text, and counted as such
@@ -117,16 +118,16 @@ class _Machine:
     def run(self) -> Any:
         while True:
             code = self.take(1)
-            opcode = pickletools.code2op.get(code.decode("latin1"))
+            opcode = _OPCODES.get(code)
             if opcode is None:
                 raise InputError(f"byte {code!r} at offset {self.file.tell() - 1} is not a pickle instruction")
-            if opcode.name == "STOP":
+            if opcode == "STOP":
                 return self.pop()
-            action = _ACTIONS.get(opcode.name)
+            action = _ACTIONS.get(opcode)
             if action is None:
                 raise InputError(
-                    f"pickle instruction {opcode.name} at offset {self.file.tell() - 1} is refused: a descriptor pickle "
-                    f"holds one NumPy array of numbers; save it as .npy instead"
+                    f"pickle instruction {opcode} at offset {self.file.tell() - 1} is refused: a descriptor "
+                    f"pickle holds one NumPy array of numbers; save it as .npy instead"
                 )
             self.spend(_OBJECT)
             action(self)
@@ -144,7 +145,9 @@ class _Machine:
     def take(self, n: int) -> bytes:
         data = self.file.read(n) if n <= self.size - self.file.tell() else b""
         if len(data) < n:
-            raise InputError(f"the pickle is truncated: {n} bytes expected at offset {self.file.tell()}, file has {self.size}")
+            raise InputError(
+                f"the pickle is truncated: {n} bytes expected at offset {self.file.tell()}, file has {self.size}"
+            )
         return data
 
     def integer(self, form: str) -> int:
@@ -166,7 +169,7 @@ class _Machine:
         return self.stack.pop()
 
     def pop_mark(self) -> list[Any]:
-        items = []
+        items: list[Any] = []
         while self.stack:
             item = self.stack.pop()
             if isinstance(item, _Mark):
@@ -224,8 +227,8 @@ class _Machine:
         known = _ALLOWED.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if known is None:
             raise InputError(
-                f"the pickle names {module}.{name}, which is refused: only NumPy arrays of numbers are read, nothing is "
-                f"run; if you trust the file, load it yourself and save the array as .npy"
+                f"the pickle names {module}.{name}, which is refused: only NumPy arrays of numbers are read, "
+                f"nothing is run; if you trust the file, load it yourself and save the array as .npy"
             )
         self.stack.append(_Global(known))
 
@@ -307,7 +310,7 @@ def _float_line(machine: _Machine) -> float:
 
 
 def _quoted(machine: _Machine) -> str:
-    """A Python 2 string literal (protocol 0): quotes and backslash escapes."""
+    """Read a Python 2 string literal (protocol 0): quotes and backslash escapes."""
     text = machine.line()
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         raise InputError(f"the pickle holds {text!r:.40} where a quoted string is expected")

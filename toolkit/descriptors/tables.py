@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv  # noqa: F401 (pa.csv)
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from toolkit.descriptors.formats import DescriptorFile
@@ -133,7 +133,9 @@ class ParquetTable(_Table):
             numeric = [f for f in schema if _is_number(f.type) and f.name not in _IGNORED_HEADERS]
             self.features, kinds = [f.name for f in numeric], {f.type for f in numeric}
         if not self.n_rows or not self.features:
-            raise InputError(f"{path} holds no vectors: {self.n_rows} rows, {len(schema)} columns, none of them numeric")
+            raise InputError(
+                f"{path} holds no vectors: {self.n_rows} rows, {len(schema)} columns, none of them numeric"
+            )
         self.dtype = np.dtype("f4" if kinds <= {pa.float16(), pa.float32()} else "f8")
         self.n_features = self._width() if self.vectors else len(self.features)
 
@@ -145,6 +147,7 @@ class ParquetTable(_Table):
         raise InputError(f"{self.path}: no row of column {self.features[0]} holds a vector")
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
+        """Yield record batches of about 16 MiB."""
         try:
             with pq.ParquetFile(self.path) as file:
                 rows = max(1, _BATCH_BYTES // (8 * getattr(self, "n_features", 1024)))
@@ -201,6 +204,7 @@ class CsvTable(_Table):
             raise InputError(f"{self.path} has no column of numbers (columns: {', '.join(self.columns)[:200]})")
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
+        """Yield record batches of about 16 MiB, every column as text."""
         read = pa.csv.ReadOptions(
             block_size=_BATCH_BYTES, column_names=self.columns, skip_rows=1 if self.has_header else 0
         )

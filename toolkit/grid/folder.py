@@ -75,7 +75,9 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
-            raise InputError(f"another process is running in {self.path}; wait for it, or give another --out") from error
+            raise InputError(
+                f"another process is running in {self.path}; wait for it, or give another --out"
+            ) from error
         remove_unfinished(self.path)
         return self
 
@@ -89,7 +91,9 @@ class RunFolder:
         if not self.path.is_dir() or (self.path / "run.json").exists():
             return
         ours = {_LOCK, "cache"}
-        strangers = [p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith(".unfinished-")]
+        strangers = [
+            p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith(".unfinished-")
+        ]
         if strangers:
             raise InputError(
                 f"--out {self.path} holds files but no run (for instance {sorted(strangers)[0]}); give an empty folder"
@@ -101,11 +105,14 @@ class RunFolder:
         Raises
         ------
         InputError
-            If the folder holds a run of another configuration or of other files.
+            If the folder holds results of another configuration or of other files.
         """
-        if (self.path / "run.json").exists():
+        has_results = any(self.path.glob("models/*.parquet")) or any(self.path.glob("*_scores.csv"))
+        if has_results and (self.path / "run.json").exists():
             self.record = read_run(self.path)
-            difference = _difference(self.record.get("config"), identity) or _difference(self.record.get("inputs"), inputs)
+            difference = _difference(self.record.get("config"), identity) or _difference(
+                self.record.get("inputs"), inputs
+            )
             if difference:
                 raise InputError(
                     f"--out {self.path} holds a run of another configuration or other data: {difference}; "

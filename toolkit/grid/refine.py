@@ -50,7 +50,7 @@ def refine(cells: list[Cell], models: pd.DataFrame, *, top: int, best: Best, fra
 
 def cells_order(cell: Cell, cells: list[Cell]) -> tuple[Any, ...]:
     """Order refined cells as the stage before: descriptor, scaler, estimator, then parameters."""
-    first = {}
+    first: dict[tuple[str, str, str], int] = {}
     for position, other in enumerate(cells):
         first.setdefault((other.sample.descriptor, other.scaler, other.cluster_class), position)
     values = [(value is None, isinstance(value, str), value) for _, value in cell.params]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ from toolkit.descriptors.keeper import DataKeeper, Reduced, Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.grid.folder import RunFolder
-from toolkit.grid.plan import Cell, CostModel, Group, check_descriptors, group_cells, stage_cells
+from toolkit.grid.plan import Cell, Group, check_descriptors, group_cells, stage_cells
+from toolkit.grid.predict import CostModel
 from toolkit.grid.refine import refine
 from toolkit.grid.selection import finalists
 from toolkit.grid.store import Store
-from toolkit.grid.table import export_scores, model_name, score_table
+from toolkit.grid.table import export_scores, model_name, score_table, shorten
 from toolkit.memory import peak_bytes, reset_peak
 from toolkit.score.partition import score_labels
 
@@ -101,16 +102,14 @@ class Run:
             }
             self.folder.claim(self.config.identity(), self.fingerprints)
             self.store = Store(self.out / "models")
-            self.store.clean()
+            self.store.prepare()
             self.folder.describe(memory_limit=self.memory.limit, memory_source=self.memory.source, device=self.device)
             models: dict[str, pd.DataFrame] = {}
             cells: list[Cell] = []
             for stage in self.config.stages:
                 if stage.refine:
                     before = next(reversed(models.values()))
-                    cells = refine(
-                        cells, before, top=stage.refine.top, best=self.config.best, fraction=stage.fraction
-                    )
+                    cells = refine(cells, before, top=stage.refine.top, best=self.config.best, fraction=stage.fraction)
                 else:
                     cells = stage_cells(stage, self.loader.names, self.config.seed)
                 models[stage.name] = self._stage(stage, cells)
@@ -134,7 +133,9 @@ class Run:
         if cells:
             self.reporter.say(f"{stage.name}: {len(cells)} models, {len(cells) - len(pending)} already finished")
         else:
-            self.reporter.warn(f"stage {stage.name} has no models: none of the stage before meets the constraints of best")
+            self.reporter.warn(
+                f"stage {stage.name} has no models: none of the stage before meets the constraints of best"
+            )
         self._reduce_all(cells)
         with self.reporter.track(stage.name, sum(seconds)) as task:
             for group, predicted in zip(groups, seconds, strict=True):
@@ -157,7 +158,9 @@ class Run:
         seconds = []
         for group in groups:
             n_rows = self._n_sampled(group.sample)
-            seconds.append(self.costs.group(group, n_rows, self.loader.open(group.sample.descriptor).n_features).seconds)
+            seconds.append(
+                self.costs.group(group, n_rows, self.loader.open(group.sample.descriptor).n_features).seconds
+            )
         return seconds
 
     def _n_sampled(self, sample: Sample) -> int:
@@ -181,8 +184,8 @@ class Run:
                 reduced = self._reduced[sample] = self.keeper.reduce(sample)
                 if len(reduced.bad_rows):
                     self.reporter.warn(
-                        f"descriptor {sample.descriptor}: {len(reduced.bad_rows):,} rows hold NaN or inf and are left out; "
-                        f"they are listed in {self.out / 'quarantine.csv'}"
+                        f"descriptor {sample.descriptor}: {len(reduced.bad_rows):,} rows hold NaN or inf and are left "
+                        f"out; they are listed in {self.out / 'quarantine.csv'}"
                     )
                 task.advance(predicted, sample.descriptor)
 
@@ -208,7 +211,12 @@ class Run:
             silhouette_rows=self.config.silhouette_rows,
             seed=self.config.seed,
         )
-        row |= {"n_rows": len(X), "n_components": X.shape[1], "engine": self.config.engine} | _ROW_FACTS
+        row |= {
+            "labels": shorten(labels),
+            "n_rows": len(X),
+            "n_components": X.shape[1],
+            "engine": self.config.engine,
+        } | _ROW_FACTS
         row |= {"fit_seconds": round(fitted - start, 6), "score_seconds": round(time.perf_counter() - fitted, 6)}
         self.store.commit({self._id(cell): (row, labels)})
         self.n_fitted += 1
@@ -224,7 +232,7 @@ class Run:
             "error": errors.get(model),
         }
         if model in self.store.rows:
-            row |= self.store.rows[model] | {"labels": self.store.labels(model)}
+            row |= self.store.rows[model]
         return row
 
     # The end of a run
@@ -244,9 +252,7 @@ class Run:
 
     def _write_quarantine(self) -> None:
         paths = self._image_paths()
-        bad = {
-            (sample.descriptor, int(row)) for sample, reduced in self._reduced.items() for row in reduced.bad_rows
-        }
+        bad = {(sample.descriptor, int(row)) for sample, reduced in self._reduced.items() for row in reduced.bad_rows}
         rows = [(name, row, paths[row], "NaN or inf") for name, row in sorted(bad)]
         if rows:
             with atomic_file(self.out / "quarantine.csv") as file:
@@ -261,38 +267,3 @@ def open_loader(config: Config, memory: MemoryBudget) -> DataLoader:
     if loader.image_paths is None and asked.image_paths is not None:
         raise InputError(f"image paths {asked.image_paths} are empty")
     return loader
-
-
-def stage_costs(config: Config, loader: DataLoader) -> list[dict[str, Any]]:
-    """Predict a run, group of cells by group: one dict per group, with its name, rows, bytes, seconds.
-
-    A refined stage depends on scores that are not there yet, so it is listed with the number of models that it has at
-    most and without a prediction.
-    """
-    costs = CostModel(config)
-    listed: list[dict[str, Any]] = []
-    reduced: set[Sample] = set()
-    for stage in config.stages:
-        if stage.refine:
-            listed.append({"stage": stage.name, "group": f"finer grid around the top {stage.refine.top}"})
-            continue
-        for group in group_cells(stage_cells(stage, loader.names, config.seed)):
-            file = loader.open(group.sample.descriptor)
-            rows = loader.rows(group.sample.fraction, group.sample.seed)
-            n_rows = loader.n_rows if rows is None else len(rows)
-            where = {"stage": stage.name, "rows": n_rows, "disk": 0}
-            if group.sample not in reduced:
-                reduced.add(group.sample)
-                cost = costs.reduction(n_rows, file.n_features, file.dtype.itemsize, group.sample.n_components)
-                columns = costs.columns(file.n_features, group.sample.n_components)
-                listed.append(
-                    where
-                    | {"group": f"{group.sample.descriptor} reduction", "cells": 0, "disk": 4 * n_rows * columns}
-                    | asdict(cost)
-                )
-            for family in dict.fromkeys(cell.cluster_class for cell in group.cells):
-                part = Group(group.sample, group.scaler, tuple(c for c in group.cells if c.cluster_class == family))
-                name = f"{group.sample.descriptor} {group.scaler} {family}"
-                cost = costs.group(part, n_rows, file.n_features)
-                listed.append(where | {"group": name, "cells": len(part.cells)} | asdict(cost))
-    return listed

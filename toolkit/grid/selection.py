@@ -23,9 +23,7 @@ def eligible(models: pd.DataFrame, best: Best) -> pd.DataFrame:
 
 def rank(models: pd.DataFrame, best: Best) -> pd.DataFrame:
     """Return the eligible models, the best by the metric first; ties keep the order of the table."""
-    return eligible(models, best).sort_values(
-        best.by, ascending=not METRICS[best.by].greater_is_better, kind="stable"
-    )
+    return eligible(models, best).sort_values(best.by, ascending=not METRICS[best.by].greater_is_better, kind="stable")
 
 
 def finalists(models: pd.DataFrame, best: Best) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,10 @@ class Store:
     Parameters
     ----------
     folder : path
-        Made if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, Path] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("*.parquet")):
@@ -42,14 +41,15 @@ class Store:
     def _read(self, path: Path) -> None:
         try:
             rows = json.loads(pq.read_schema(path).metadata[_ROWS])
-        except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
             return
         for model, row in rows.items():
             self.rows[model] = row
             self._files[model] = path
 
-    def clean(self) -> None:
-        """Remove what a killed run left unfinished; only the process that runs may call this."""
+    def prepare(self) -> None:
+        """Make the folder and remove what a killed run left unfinished; for the process that writes."""
+        self.folder.mkdir(exist_ok=True)
         remove_unfinished(self.folder)
 
     def commit(self, results: dict[str, tuple[dict[str, Any], np.ndarray]]) -> None:
@@ -58,8 +58,10 @@ class Store:
         rows = {model: row for model, (row, _) in results.items()}
         table = pa.table(columns).replace_schema_metadata({_ROWS: json.dumps(rows).encode()})
         path = self.folder / f"{digest(sorted(results))}.parquet"
+        content = io.BytesIO()  # so that a full disk is Python's own error, with its number
+        pq.write_table(table, content, compression="zstd")
         with atomic_file(path) as file:
-            pq.write_table(table, file, compression="zstd")
+            file.write(content.getbuffer())
         for model, row in rows.items():
             self.rows[model], self._files[model] = row, path
 

@@ -17,7 +17,7 @@ COLUMNS = {
     "scaler": "string",
     "cluster_class": "string",
     "cluster_class_params": "object",
-    "labels": "object",
+    "labels": "string",
     "n_clusters": "Int64",
     "calinski_harabasz_score": "float64",
     "davies_bouldin_score": "float64",
@@ -41,24 +41,20 @@ COLUMNS = {
 
 
 def score_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Make the table of models: `labels` holds arrays, `cluster_class_params` dicts."""
+    """Make the table of models: `labels` holds shortened text, `cluster_class_params` dicts."""
     table = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in COLUMNS})
     return table.astype(COLUMNS)
 
 
 def export_scores(table: pd.DataFrame, path: Path) -> None:
-    """Write the table as CSV, the labels shortened as NumPy prints them (whole ones are in the store)."""
-    shortened = table.assign(
-        labels=[_shorten(labels) for labels in table["labels"]],
-        cluster_class_params=[str(params) for params in table["cluster_class_params"]],
-    )
+    """Write the table as CSV."""
     with atomic_file(path) as file:
-        shortened.to_csv(file, index=False, lineterminator="\n")
+        texts = table.assign(cluster_class_params=table["cluster_class_params"].map(str))
+        texts.to_csv(file, index=False, lineterminator="\n")
 
 
-def _shorten(labels: np.ndarray | None) -> str | None:
-    if labels is None:
-        return None
+def shorten(labels: np.ndarray) -> str:
+    """Write labels as NumPy prints a long array: the first and last three (the store has all)."""
     return np.array2string(labels, threshold=6, edgeitems=3, separator=" ", max_line_width=1000)
 
 

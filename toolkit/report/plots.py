@@ -91,7 +91,9 @@ def get_cluster_visualization(
     if n_components not in (2, 3):
         raise InputError(f"n_components is {n_components}; a map has 2 or 3 dimensions")
     if thresh is not None and len(thresh) != n_components:
-        raise InputError(f"thresh has {len(thresh)} ranges; allowed: one (low, high) for each of {n_components} dimensions")
+        raise InputError(
+            f"thresh has {len(thresh)} ranges; allowed: one (low, high) for each of {n_components} dimensions"
+        )
     models = _with_labels(cluster_df)
     maps: dict[tuple[str, str], np.ndarray] = {}
     axes = _grid_of_axes(len(models), sidesize, projection="3d" if n_components == 3 else None)
@@ -101,8 +103,8 @@ def get_cluster_visualization(
             maps[key] = _umap(data_keeper, *key, n_components, random_state)
         if len(maps[key]) != len(model["labels"]):
             raise InputError(
-                f"the model has {len(model['labels']):,} labels, data_keeper holds {len(maps[key]):,} rows of {key[0]}; "
-                f"use the data_keeper and data_fraction that the model was fitted with"
+                f"the model has {len(model['labels']):,} labels, data_keeper holds {len(maps[key]):,} rows of "
+                f"{key[0]}; use the data_keeper and data_fraction that the model was fitted with"
             )
         _scatter(ax, maps[key], np.asarray(model["labels"]), thresh)
         _title(ax, model)

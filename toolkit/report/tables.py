@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import MemoryBudgetError
 from toolkit.grid.folder import is_locked, read_run
 from toolkit.grid.store import Store
 from toolkit.grid.table import model_name
@@ -26,7 +25,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     right = [all(row[j][:1].isdigit() or row[j][:1] in "-~ " for row in texts[1:]) for j in range(len(header))]
     lines = []
     for row in texts:
-        cells = [text.rjust(width) if r else text.ljust(width) for text, width, r in zip(row, widths, right, strict=True)]
+        cells = [
+            text.rjust(width) if r else text.ljust(width) for text, width, r in zip(row, widths, right, strict=True)
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -54,28 +55,11 @@ def plan_summary(costs: list[dict[str, Any]], memory: MemoryBudget) -> str:
     known = [cost for cost in costs if "seconds" in cost]
     open_stages = [cost["stage"] for cost in costs if "seconds" not in cost]
     summary = (
-        f"plan: {sum(cost['cells'] for cost in known)} models, about {format_seconds(sum(c['seconds'] for c in known))}, "
+        f"plan: {sum(c['cells'] for c in known)} models, about {format_seconds(sum(c['seconds'] for c in known))}, "
         f"{format_size(max((cost['n_bytes'] for cost in known), default=0))} beside the program itself "
         f"(budget {format_size(memory.limit)}, {memory.source}), {format_size(sum(c['disk'] for c in known))} on disk"
     )
     return summary + (f"; refined stages follow: {', '.join(open_stages)}" if open_stages else "")
-
-
-def check_fits(costs: list[dict[str, Any]], memory: MemoryBudget) -> None:
-    """Refuse a run that certainly cannot fit into memory.
-
-    Raises
-    ------
-    MemoryBudgetError
-        Naming the group and the numbers.
-    """
-    known = [cost for cost in costs if "n_bytes" in cost]
-    if known:
-        largest = max(known, key=lambda cost: int(cost["n_bytes"]))
-        try:
-            memory.require(largest["n_bytes"], f"{largest['stage']}: {largest['group']} ({largest['rows']:,} rows)")
-        except MemoryBudgetError as error:
-            raise MemoryBudgetError(f"the plan does not fit: {error}") from error
 
 
 def outcome_text(outcome: Outcome) -> str:
@@ -112,7 +96,13 @@ def status_text(folder: Path) -> str:
     """Say how far a run is: its stages, models on disk, and whether a process works on it."""
     record = read_run(folder)
     running = is_locked(folder)
-    state = "complete" if record["state"] == "complete" else "running" if running else "stopped; run the same command to go on"
+    state = (
+        "complete"
+        if record["state"] == "complete"
+        else "running"
+        if running
+        else "stopped; run the same command to go on"
+    )
     lines = [f"{folder}: {state}", f"started {record['started']}, device {record.get('device', {}).get('name', '?')}"]
     rows = []
     for stage in record["config"]["stages"]:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 
 _BLOCK_ROWS = 8192
-_SILHOUETTE_MIB = 128  # of distances at once
+SILHOUETTE_BYTES = 128 << 20  # of distances at once
 
 
 def score_labels(
@@ -114,5 +114,5 @@ def _silhouette(X: np.ndarray, labels: np.ndarray, max_rows: int, seed: int) -> 
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_rows, replace=False))
     if not 2 <= len(np.unique(labels[rows])) < len(rows):
         return None, 0
-    with sklearn.config_context(working_memory=_SILHOUETTE_MIB):
+    with sklearn.config_context(working_memory=SILHOUETTE_BYTES >> 20):
         return float(silhouette_score(X[rows].astype(np.float64), labels[rows])), len(rows)
