@@ -266,10 +266,9 @@ def _explain(problem: Any) -> str:
         return f"unknown key {where}; known here: {', '.join(_known_keys(problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"{where} is missing"
-    received = repr(problem["input"])
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if problem["type"] == "value_error" else f" is {received[:80]}"
-    return f"{where}{shown}: {message[0].lower()}{message[1:]}"
+    if problem["type"] == "value_error":  # our own words
+        return f"{where}: {problem['ctx']['error']}"
+    return f"{where} is {problem['input']!r:.80}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _known_keys(location: tuple[Any, ...]) -> Iterator[str]:

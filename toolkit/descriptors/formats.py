@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from toolkit.memory import MemoryBudget
 
 
+_LEAST_BYTES = 1 << 20  # that a pickle of one array may take to be opened, whatever the budget
+
+
 class DescriptorFile(ABC):
     """A matrix of descriptors on disk.
 
@@ -241,13 +244,14 @@ def open_npz(path: Path, memory: MemoryBudget) -> DescriptorFile:
 def open_pickle(path: Path, memory: MemoryBudget) -> DescriptorFile:
     """Open the array in a pickle without running anything that the file says, in place where it lies in one piece."""
     try:
-        found = locate_array(path, max_bytes=memory.free // 2)
+        found = locate_array(path, max_bytes=max(memory.free // 2, _LEAST_BYTES))
         if isinstance(found, list):
             return _RowsInPickle(path, found)
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     if isinstance(found.data, RawBytes):
         return RawFile(path, found.shape, found.dtype, offset=found.data.offset, fortran=found.fortran)
+    _check_matrix(path, found.shape, found.dtype)
     matrix = np.frombuffer(found.data, found.dtype).reshape(found.shape, order="F" if found.fortran else "C")
     return ArrayInMemory(path, matrix)
 

@@ -84,4 +84,9 @@ def _half_steps(value: float, tried: list[float], *, whole: bool) -> list[float]
     below = tried[position - 1] if position else value - inner
     above = tried[position + 1] if position + 1 < len(tried) else value + inner
     low, high = (below + value) / 2, (value + above) / 2
-    return [math.floor(low), value, math.ceil(high)] if whole else [low, value, high]
+    return [math.floor(low), value, math.ceil(high)] if whole else [_short(low), value, _short(high)]
+
+
+def _short(value: float) -> float:
+    """Return 0.15 for 0.15000000000000002."""
+    return float(f"{value:.12g}")

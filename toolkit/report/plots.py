@@ -138,7 +138,7 @@ def _scatter(ax: Any, points: np.ndarray, labels: np.ndarray, thresh: Sequence[t
             label = "noise" if name == -1 else str(name)
             colour = _NOISE if name == -1 else colours[name]
             ax.scatter(*points[chosen].T, s=size, color=colour, label=label, linewidths=0, rasterized=True)
-    if len(names) <= _LEGEND_CLUSTERS:
+    if inside.any() and len(names) <= _LEGEND_CLUSTERS:
         ax.legend(markerscale=max(1.0, 5 / math.sqrt(size)), fontsize=7, loc="best", framealpha=0.8)
     ax.set(xlabel="UMAP 1", ylabel="UMAP 2")
 

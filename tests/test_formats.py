@@ -1,0 +1,183 @@
+"""Every format gives the matrix back, in windows of any size, and refuses what is not a matrix."""
+
+from __future__ import annotations
+
+import pickle
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toolkit.descriptors.formats import FORMATS, open_descriptor
+from toolkit.errors import InputError
+
+
+def write_parquet_lists(path, matrix):
+    pq.write_table(pa.table({"filename": names(matrix), "vector": matrix.tolist()}), path, row_group_size=17)
+
+
+def write_parquet_fixed(path, matrix):
+    values = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+    pq.write_table(pa.table({"embedding": values}), path)
+
+
+def write_parquet_wide(path, matrix):
+    pd.DataFrame(matrix, columns=[f"f{j}" for j in range(matrix.shape[1])], index=names(matrix)).to_parquet(path)
+
+
+def write_csv_joined(path, matrix):
+    joined = [",".join(map(repr, map(float, row))) for row in matrix]
+    pd.DataFrame({"filename": names(matrix), "features": joined}).to_csv(path, index=False)
+
+
+def write_csv_wide(path, matrix):
+    pd.DataFrame(matrix.astype(float)).to_csv(path)
+
+
+def write_csv_headerless(path, matrix):
+    np.savetxt(path, matrix, delimiter=",", fmt="%.17g")
+
+
+def write_hdf5(path, matrix):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("group/x", data=matrix, chunks=(8, matrix.shape[1]))
+        file["names"] = np.arange(len(matrix))
+
+
+def names(matrix):
+    return [f"{i:03d}.jpg" for i in range(len(matrix))]
+
+
+WRITERS = {
+    "npy": ("x.npy", lambda path, matrix: np.save(path, matrix)),
+    "npy fortran": ("x.npy", lambda path, matrix: np.save(path, np.asfortranarray(matrix))),
+    "npy big-endian": ("x.npy", lambda path, matrix: np.save(path, matrix.astype(">f4"))),
+    "npz": ("x.npz", lambda path, matrix: np.savez(path, matrix, names=np.arange(3))),
+    "npz fortran": ("x.npz", lambda path, matrix: np.savez(path, np.asfortranarray(matrix))),
+    "npz compressed": ("x.npz", lambda path, matrix: np.savez_compressed(path, features=matrix, other=matrix[:2])),
+    "npz compressed fortran": ("x.npz", lambda path, matrix: np.savez_compressed(path, np.asfortranarray(matrix))),
+    "pickle": ("x.pickle", lambda path, matrix: path.write_bytes(pickle.dumps(matrix))),
+    "pkl": ("x.pkl", lambda path, matrix: path.write_bytes(pickle.dumps(list(matrix)))),
+    "parquet lists": ("x.parquet", write_parquet_lists),
+    "parquet fixed": ("x.parquet", write_parquet_fixed),
+    "parquet wide": ("x.parquet", write_parquet_wide),
+    "csv joined": ("x.csv", write_csv_joined),
+    "csv wide": ("x.csv", write_csv_wide),
+    "csv headerless": ("x.csv", write_csv_headerless),
+    "hdf5": ("x.h5", write_hdf5),
+    "hdf5 long": ("x.hdf5", write_hdf5),
+}
+
+
+@pytest.fixture
+def matrix(rng):
+    return rng.normal(size=(101, 9)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_round_trip(tmp_path, memory, matrix, rng, kind):
+    name, write = WRITERS[kind]
+    write(tmp_path / name, matrix)
+    file = open_descriptor(tmp_path / name, memory)
+    assert (file.n_rows, file.n_features) == matrix.shape
+    for size in (1, 10, 101, 1000):
+        blocks = list(file.blocks(size))
+        assert all(len(block) == size for block in blocks[:-1])
+        np.testing.assert_array_equal(np.concatenate(blocks), matrix)
+    rows = np.sort(rng.choice(101, 30, replace=False))
+    np.testing.assert_array_equal(np.concatenate(list(file.blocks(13, rows))), matrix[rows])
+
+
+def test_every_format_is_tested():
+    assert set(FORMATS) == {"." + name.split(".")[1] for name, _ in WRITERS.values()}
+
+
+def test_names_inside_a_table(tmp_path, memory, matrix):
+    for kind in ("csv joined", "parquet lists", "parquet wide"):
+        name, write = WRITERS[kind]
+        write(tmp_path / name, matrix)
+        assert open_descriptor(tmp_path / name, memory).image_names().tolist() == names(matrix)
+    write_csv_wide(tmp_path / "x.csv", matrix)
+    assert open_descriptor(tmp_path / "x.csv", memory).image_names() is None
+
+
+@pytest.mark.parametrize("kind", ["lists", "wide", "csv joined", "csv wide"])
+def test_a_bad_value_costs_its_row(tmp_path, memory, matrix, kind):
+    """A missing value, a text and a vector of another length are NaN rows; all others stay as they are."""
+    values: list = matrix.astype(float).tolist()
+    values[3][1] = None
+    if kind == "lists":
+        path = tmp_path / "x.parquet"
+        values[7], values[9] = values[7][:4], None
+        pq.write_table(pa.table({"v": values}), path)
+    elif kind == "wide":
+        path = tmp_path / "x.parquet"
+        values[7][0] = values[9][2] = None
+        pq.write_table(pa.table({f"f{j}": [row[j] for row in values] for j in range(9)}), path)
+    elif kind == "csv joined":
+        path = tmp_path / "x.csv"
+        values[7], values[9][0] = values[7][:4], "abc"
+        text = [",".join("" if v is None else str(v) for v in row) for row in values]
+        pd.DataFrame({"filename": names(matrix), "features": text}).to_csv(path, index=False)
+    else:
+        path = tmp_path / "x.csv"
+        values[7][2], values[9][0] = "n/a", "abc"
+        pd.DataFrame(values, columns=[f"f{j}" for j in range(9)]).to_csv(path, index=False)
+    found = np.concatenate(list(open_descriptor(path, memory).windows(40)))
+    bad = np.isnan(found).any(axis=1)
+    assert np.flatnonzero(bad).tolist() == [3, 7, 9]
+    np.testing.assert_array_equal(found[~bad], matrix[~bad].astype(float))
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.pickle", "x.parquet", "x.h5"])
+def test_truncated_file(tmp_path, memory, matrix, name):
+    write = next(write for known, write in WRITERS.values() if known == name)
+    write(tmp_path / name, np.tile(matrix, (40, 1)))
+    content = (tmp_path / name).read_bytes()
+    for share in (0, 0.01, 0.5, 0.99):
+        (tmp_path / name).write_bytes(content[: int(share * len(content))])
+        with pytest.raises(InputError, match="truncated|readable|damaged"):
+            open_descriptor(tmp_path / name, memory)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", np.zeros(5), "shape"),
+        ("x.npy", np.zeros((2, 2, 2)), "shape"),
+        ("x.npy", np.zeros((0, 4)), "no row"),
+        ("x.npy", np.zeros((4, 0)), "no column"),
+        ("x.npy", np.array([["a", "b"]]), "dtype"),
+        ("x.npy", np.array([[{}, 1]], dtype=object), "dtype object"),
+        ("x.csv", "", "empty"),
+        ("x.csv", "filename,features\n", "no row"),
+        ("x.csv", "filename,colour\na.jpg,red\n", "no column of numbers"),
+        ("x.csv", "a,b\n1,2\n3\n", "damaged"),
+        ("x.csv", 'filename,f,g\na,"1,2","3,4"\n', "2 columns of vectors"),
+        ("x.txt", "1 2", "unknown descriptor format"),
+    ],
+)
+def test_what_is_no_matrix(tmp_path, memory, name, content, message):
+    path = tmp_path / name
+    np.save(path, content) if isinstance(content, np.ndarray) else path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        open_descriptor(path, memory)
+
+
+def test_ambiguous_and_missing(tmp_path, memory, matrix):
+    np.savez(tmp_path / "two.npz", a=matrix, b=matrix)
+    with pytest.raises(InputError, match=r"2 two-dimensional arrays \(of: a, b\)"):
+        open_descriptor(tmp_path / "two.npz", memory)
+    with pytest.raises(InputError, match="does not exist"):
+        open_descriptor(tmp_path / "no.npy", memory)
+
+
+def test_a_file_that_shrinks_is_an_error_not_a_crash(tmp_path, memory, matrix):
+    np.save(tmp_path / "x.npy", matrix)
+    file = open_descriptor(tmp_path / "x.npy", memory)
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:600])
+    with pytest.raises(InputError, match="shorter"):
+        list(file.windows(50))
