@@ -139,7 +139,7 @@ def test_truncated_file(tmp_path, memory, matrix, name):
     content = (tmp_path / name).read_bytes()
     for share in (0, 0.01, 0.5, 0.99):
         (tmp_path / name).write_bytes(content[: int(share * len(content))])
-        with pytest.raises(InputError, match="truncated|readable|damaged"):
+        with pytest.raises(InputError, match=r"truncated|readable|damaged"):
             open_descriptor(tmp_path / name, memory)
 
 

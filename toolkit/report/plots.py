@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolkit.descriptors.keeper import DataKeeper
 
 _NOISE = "0.75"
+_GREY = 0.05  # a colour whose channels differ by less is taken for noise
 _BAR = "#4878a8"
 _MAX_COLUMNS = 4
 _MAX_TICKS = 30
@@ -49,7 +50,7 @@ def countplot_clusters(cluster_df: pd.DataFrame | list[dict[str, Any]], sidesize
             sns.barplot(table, x="cluster", y="rows", hue="cluster", palette=palette, legend=False, ax=ax)
             ax.tick_params(axis="x", labelsize=8 if len(names) <= 15 else 6)
         else:
-            ax.bar(names, counts, width=1.0, color=[_NOISE if name == -1 else _BAR for name in names])
+            ax.bar(names, counts, width=0.8, color=[_NOISE if name == -1 else _BAR for name in names])
             ax.set(xlabel="cluster", ylabel="rows")
         _title(ax, model)
     return axes
@@ -130,7 +131,7 @@ def _scatter(ax: Any, points: np.ndarray, labels: np.ndarray, thresh: Sequence[t
     for axis, (low, high) in enumerate(thresh or ()):
         inside &= (points[:, axis] >= low) & (points[:, axis] <= high)
     names = np.unique(labels[labels != -1])
-    colours = dict(zip(names.tolist(), sns.husl_palette(max(len(names), 1), s=0.8, l=0.6), strict=False))
+    colours = dict(zip(names.tolist(), _colours(len(names)), strict=True))
     size = float(np.clip(20_000 / max(len(points), 1), 0.3, 12))
     for name in [-1, *names.tolist()]:
         chosen = inside & (labels == name)
@@ -141,6 +142,15 @@ def _scatter(ax: Any, points: np.ndarray, labels: np.ndarray, thresh: Sequence[t
     if inside.any() and len(names) <= _LEGEND_CLUSTERS:
         ax.legend(markerscale=max(1.0, 5 / math.sqrt(size)), fontsize=7, loc="best", framealpha=0.8)
     ax.set(xlabel="UMAP 1", ylabel="UMAP 2")
+    if points.shape[1] == 3:
+        ax.set_zlabel("UMAP 3")
+
+
+def _colours(n_clusters: int) -> list[Any]:
+    """Return one colour per cluster: named ones without grey for a few, the colour circle for many."""
+    named = [colour for colour in sns.color_palette("tab20") if np.ptp(colour) > _GREY]
+    few = named[::2] + named[1::2]
+    return few[:n_clusters] if n_clusters <= len(few) else list(sns.husl_palette(n_clusters, s=0.8, l=0.6))
 
 
 def _with_labels(cluster_df: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
