@@ -12,7 +12,9 @@ BENCHMARKS = ("reduction", "predictions")
 def main() -> None:
     """Run each in a fresh process, so that one's memory is not another's."""
     for name in BENCHMARKS:
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}"], check=True, stdout=subprocess.PIPE, text=True
+        )
         print(done.stdout)
         (Path(__file__).parent / "results" / f"{name}.md").write_text(done.stdout)
 

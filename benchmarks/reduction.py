@@ -75,30 +75,30 @@ def main(n_rows: int = 400_000, n_features: int = 1024, n_components: int = 150)
         seconds: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
         for repeat in range(REPEATS):
             start = time.perf_counter()
-            keeper = DataKeeper  # rebound below; the name is needed after the loop
             found = ours(source, str(Path(folder) / f"cache{repeat}"), n_components)
             seconds["ours"].append(time.perf_counter() - start)
             start = time.perf_counter()
             theirs(matrix, n_components)
             seconds["scikit-learn"].append(time.perf_counter() - start)
-        del keeper
         projection = found.reduce(Sample("x", n_components=n_components)).projection
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     ratios = [a / b for a, b in zip(seconds["ours"], seconds["scikit-learn"], strict=True)]
-    print(f"\n{n_rows:,} x {n_features:,} float32 ({format_size(matrix.nbytes)}) to {n_components} components, norm and std\n")
+    size = format_size(matrix.nbytes)
+    print(f"\n{n_rows:,} x {n_features:,} float32 ({size}) to {n_components} components, norm and std\n")
     print("| | ours (from the file) | scikit-learn (in memory, covariance_eigh) | ratio |\n|---|---|---|---|")
     print(
         f"| seconds, median of {REPEATS} | {medians['ours']:.2f} | {medians['scikit-learn']:.2f} "
         f"| {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
     )
     print(
-        f"| peak resident memory | {format_size(peak)} under --memory {LIMIT} | more than {format_size(matrix.nbytes)} "
+        f"| peak resident memory | {format_size(peak)} under --memory {LIMIT} | more than {size} "
         f"| {peak / parse_size(LIMIT):.2f} of the budget |"
     )
     oracle = PCA(n_components, svd_solver="full").fit(matrix[: min(n_rows, 100_000)].astype(np.float64))
     part = matrix[: min(n_rows, 100_000)]
     accuracy(part, oracle, n_components)
-    print(f"\nComponents kept: {len(projection.components)}, variance explained {projection.explained_variance_ratio.sum():.4f}")
+    explained = projection.explained_variance_ratio.sum()
+    print(f"\nComponents kept: {len(projection.components)}, variance explained {explained:.4f}")
 
 
 def accuracy(part: np.ndarray, oracle: PCA, n_components: int) -> None:

@@ -68,7 +68,8 @@ def conduct_grid_search(
     results = []
     for descriptor, grid in grids.items():
         X = keeper.scale(keeper.sample(descriptor, data_fraction, seed), scaler)
-        for family, params in expand(grid) if get_mesh else _zip(grid):
+        cells = expand(grid) if get_mesh else _zip(grid)
+        for family, params in keeper.reporter.watch(f"{descriptor} {scaler}", cells, lambda _: 1, len(cells)):
             labels = fit_labels(family, dict(params), X, seed=seed, memory=keeper.memory)
             scores = score_labels(X, labels, noise=noise, silhouette_rows=silhouette_rows, seed=seed)
             results.append(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from rich.progress import Progress as Bar
 
+T = TypeVar("T")
+
 _LINE_SECONDS = 10.0
+_SHORT_SECONDS = 1.0  # work below this is not worth a line
 
 
 def format_seconds(seconds: float) -> str:
@@ -46,9 +50,17 @@ class Reporter:
         """Print a line that is worth reading even when quiet."""
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
-    def track(self, title: str, predicted_seconds: float) -> Task:
-        """Follow work that is predicted to take so many seconds; use as a context manager."""
-        return Task(title, predicted_seconds, self)
+    def track(self, title: str, predicted: float) -> Task:
+        """Follow work of a predicted size, in seconds or any other unit; use as a context manager."""
+        return Task(title, predicted, self)
+
+    def watch(self, title: str, blocks: Iterable[T], sizes: Callable[[T], float], total: float) -> Iterator[T]:
+        """Yield the blocks of a stream while following how far it is, by the size of each block."""
+        with self.track(title, total) as task:
+            for block in blocks:
+                size = sizes(block)
+                yield block
+                task.advance(size)
 
 
 class Task:
@@ -86,15 +98,16 @@ class Task:
     ) -> None:
         if self.bar:
             self.bar.stop()
-        if kind is None:
-            self.reporter.say(f"{self.title}: done in {format_seconds(time.monotonic() - self.start)}")
+        seconds = time.monotonic() - self.start
+        if kind is None and seconds >= _SHORT_SECONDS:
+            self.reporter.say(f"{self.title}: done in {format_seconds(seconds)}")
 
-    def advance(self, predicted: float, note: str) -> None:
-        """Count a finished part, by the seconds that were predicted for it."""
+    def advance(self, predicted: float, note: str = "") -> None:
+        """Count a finished part, by what was predicted for it."""
         self.done = min(self.done + predicted, self.predicted)
         now = time.monotonic()
         left = (now - self.start) * (self.predicted - self.done) / max(self.done, 1e-9)
-        text = f"about {format_seconds(left)} left, {note}"
+        text = f"about {format_seconds(left)} left" + (f", {note}" if note else "")
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=self.done, note=text)
         elif now - self.last_line >= _LINE_SECONDS:

@@ -11,11 +11,12 @@ import numpy as np
 import xxhash
 
 from toolkit.atomic import atomic_folder, remove_unfinished, write_text
+from toolkit.progress import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_READ_BYTES = 1 << 24
+_READ_BYTES = 1 << 22
 
 
 def digest(*parts: object) -> str:
@@ -23,14 +24,13 @@ def digest(*parts: object) -> str:
     return str(xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode()))
 
 
-def file_digest(path: Path, *, first: int = 0) -> str:
-    """Return the 128-bit xxh3 of a file's bytes from offset `first` on, as 32 hex digits."""
+def file_digest(path: Path, reporter: Reporter) -> str:
+    """Return the 128-bit xxh3 of a file's bytes, as 32 hex digits."""
     state = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(_READ_BYTES))
     with path.open("rb", buffering=0) as file:
-        file.seek(first)
-        while n_read := file.readinto(buffer):
-            state.update(buffer[:n_read])
+        pieces = iter(lambda: file.read(_READ_BYTES), b"")
+        for piece in reporter.watch(f"{path.name}: content hash", pieces, len, path.stat().st_size):
+            state.update(piece)
     return str(state.hexdigest())
 
 
@@ -41,9 +41,12 @@ class Cache:
     ----------
     folder : path
         Made if it is missing. What a killed process left unfinished in it is removed.
+    reporter : Reporter, optional
+        Where the progress of hashing is shown.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reporter: Reporter | None = None) -> None:
+        self.reporter = reporter or Reporter(quiet=True)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.folder)
@@ -58,7 +61,7 @@ class Cache:
         if self._known_files.exists():
             known = json.loads(self._known_files.read_text())
         if known.get(str(path), {}).get("stamp") != stamp:
-            known[str(path)] = {"stamp": stamp, "xxh3_128": file_digest(path)}
+            known[str(path)] = {"stamp": stamp, "xxh3_128": file_digest(path, self.reporter)}
             write_text(self._known_files, json.dumps(known, indent=1))
         return str(known[str(path)]["xxh3_128"])
 

@@ -20,6 +20,7 @@ from toolkit.descriptors.reduce import Moments, Projection, measure, principal_c
 from toolkit.descriptors.scale import SCALERS, ColumnStatistics
 from toolkit.errors import InputError, unknown
 from toolkit.memory import n_threads
+from toolkit.progress import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +102,8 @@ class DataKeeper:
         The array library of what is handed out.
     strict : bool
         Make rows with NaN or inf an error, instead of leaving them out and listing them.
+    reporter : Reporter, optional
+        Where progress is shown; by default on standard error if `loader_verbose`.
 
     Attributes
     ----------
@@ -119,6 +122,7 @@ class DataKeeper:
         cache: str | Path | None = None,
         dtype: str = "numpy",
         strict: bool = False,
+        reporter: Reporter | None = None,
     ) -> None:
         self.loader = loader or DataLoader(verbose=loader_verbose)
         self.memory = self.loader.memory
@@ -127,9 +131,9 @@ class DataKeeper:
             raise unknown("descriptor in n_components", strangers[0], self.loader.names)
         self.dtype = dtype
         self.strict = strict
-        self.verbose = loader_verbose
+        self.reporter = reporter or Reporter(quiet=not loader_verbose)
         self._temporary = tempfile.TemporaryDirectory(prefix="toolkit-cache-") if cache is None else None
-        self.cache = Cache(Path(self._temporary.name if self._temporary else cache))  # type: ignore[arg-type]
+        self.cache = Cache(Path(self._temporary.name if self._temporary else cache), self.reporter)  # type: ignore[arg-type]
         self._held: Reduced | None = None
         self._sample: Sample | None = None
         self.samples: dict[str, Sample] = {}
@@ -241,15 +245,16 @@ class DataKeeper:
         row_bytes = file.n_features * (2 * file.dtype.itemsize + 8)
         size = self.memory.rows_that_fit(3 * row_bytes, wanted=wanted, fixed=4 * extra, what=what)
         in_flight = self.memory.free // (size * row_bytes + extra)
-        return file.blocks(size, self.loader.rows(sample.fraction, sample.seed)), max(
-            1, min(n_threads(), in_flight - 2)
-        )
+        rows = self.loader.rows(sample.fraction, sample.seed)
+        n_rows = file.n_rows if rows is None else len(rows)
+        blocks = self.reporter.watch(f"{sample.descriptor}: {what}", file.blocks(size, rows), len, n_rows)
+        return blocks, max(1, min(n_threads(), in_flight - 2))
 
     def _moments(self, sample: Sample, key: str) -> Moments:
         def make(folder: Path) -> dict[str, Any]:
             n_features = self.loader.open(sample.descriptor).n_features
             extra = 8 * n_features**2 if sample.n_components is not None else 8 * n_features
-            blocks, workers = self._stream(sample, extra=extra, what=f"the {n_features} x {n_features} covariance")
+            blocks, workers = self._stream(sample, extra=extra, what=f"{n_features} x {n_features} covariance")
             moments = measure(blocks, covariance=sample.n_components is not None, workers=workers)
             if self.strict and len(moments.bad_rows):
                 raise InputError(
@@ -267,7 +272,7 @@ class DataKeeper:
     def _reduce(self, folder: Path, sample: Sample, moments: Moments) -> dict[str, Any]:
         """Write the projected rows and what later steps need of them into `folder`."""
         projection = principal_components(moments, sample.n_components)
-        blocks, workers = self._stream(sample, extra=0, what=f"projecting {sample.descriptor}")
+        blocks, workers = self._stream(sample, extra=0, what="projection")
         shape = (moments.n_rows, projection.n_features_out)
         statistics: ColumnStatistics | None = None
         with (folder / "matrix.npy").open("wb") as file:

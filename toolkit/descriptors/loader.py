@@ -15,8 +15,9 @@ from toolkit.errors import InputError, unknown
 from toolkit.memory import MemoryBudget, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+_BLOCK_ROWS = 65_536
 _PATHS_FILE = "images_paths.csv"
 _PATH_HEADERS = ("path", "paths", "image_path", "image_paths", "filename", "image", "image_name", "file")
 
@@ -33,10 +34,10 @@ class DataLoader:
         CSV with one image path per row of the descriptors; by default ``images_paths.csv`` in the folder. Without
         it, image names inside the descriptor files (``filename`` column of a CSV or parquet) are used, else the rows
         are numbered.
-    memory : str, int or MemoryBudget, optional
-        Budget for the whole process, for instance ``"8GiB"``; by default 80 % of what is available.
     verbose : bool
         Print what is opened and loaded.
+    memory : str, int or MemoryBudget, optional
+        Budget for the whole process, for instance ``"8GiB"``; by default 80 % of what is available.
 
     Attributes
     ----------
@@ -57,9 +58,9 @@ class DataLoader:
         descriptor_names: Sequence[str] | None = None,
         descriptor_folder: str | Path = "descriptors",
         image_paths: str | Path | None = None,
+        verbose: bool = False,  # noqa: FBT001, FBT002 (the signature that notebooks use)
         *,
         memory: str | int | MemoryBudget | None = None,
-        verbose: bool = False,
     ) -> None:
         self.folder = Path(descriptor_folder)
         self.memory = MemoryBudget.resolve(memory)
@@ -150,6 +151,34 @@ class DataLoader:
         generator = np.random.default_rng(random_state)
         return np.sort(generator.choice(self.n_rows, n_chosen, replace=False, shuffle=False)).astype(np.int64)
 
+    def blocks(
+        self,
+        name: str,
+        data_fraction: float = 1.0,
+        random_state: int | None = None,
+        *,
+        rows: np.ndarray | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yield a descriptor's rows in order, in blocks that the memory budget allows.
+
+        Parameters
+        ----------
+        name : str
+        data_fraction, random_state
+            As in `rows`.
+        rows : ndarray of int64, optional
+            Sorted row numbers, instead of a random fraction.
+
+        Yields
+        ------
+        ndarray (at most 65,536, n_features)
+            In the file's own dtype.
+        """
+        file = self.open(name)
+        row_bytes = 2 * file.n_features * file.dtype.itemsize  # a window, and the rows taken from it
+        size = self.memory.rows_that_fit(row_bytes, wanted=_BLOCK_ROWS, what=f"a block of {name}")
+        yield from file.blocks(size, self.rows(data_fraction, random_state) if rows is None else rows)
+
     def load_descriptor(
         self, name: str, dtype: str = "numpy", data_fraction: float = 1.0, random_state: int | None = None
     ) -> Any:
@@ -175,11 +204,8 @@ class DataLoader:
         n_bytes = n_rows * file.n_features * file.dtype.itemsize
         self.memory.require(n_bytes, f"{name} in memory ({n_rows:,} x {file.n_features:,} {file.dtype})")
         matrix = np.empty((n_rows, file.n_features), file.dtype.newbyteorder("="))
-        size = self.memory.rows_that_fit(
-            2 * matrix.itemsize * file.n_features, wanted=65_536, what=f"a block of {name}"
-        )
         filled = 0
-        for block in file.blocks(size, rows):
+        for block in self.blocks(name, data_fraction, random_state, rows=rows):
             matrix[filled : filled + len(block)] = block
             filled += len(block)
         self._say(f"{name}: loaded {n_rows:,} rows, {format_size(n_bytes)}")

@@ -96,7 +96,9 @@ class Run:
             If the input or the folder cannot be used. Finished models are kept whatever happens.
         """
         with RunFolder(self.out) as self.folder:
-            self.keeper = DataKeeper(loader=self.loader, cache=self.out / "cache", strict=self.strict)
+            self.keeper = DataKeeper(
+                loader=self.loader, cache=self.out / "cache", strict=self.strict, reporter=self.reporter
+            )
             self.fingerprints = {
                 name: self.keeper.cache.fingerprint(self.loader.open(name).path) for name in self.loader.names
             }
@@ -169,25 +171,15 @@ class Run:
 
     def _reduce_all(self, cells: list[Cell]) -> None:
         """Reduce every descriptor of a stage first, so that bad input is found before hours of fitting."""
-        samples = [sample for sample in dict.fromkeys(cell.sample for cell in cells) if sample not in self._reduced]
-        shapes = {sample: self.loader.open(sample.descriptor) for sample in samples}
-        costs = [
-            self.costs.reduction(
-                self._n_sampled(sample), file.n_features, file.dtype.itemsize, sample.n_components
-            ).seconds
-            for sample, file in shapes.items()
-        ]
-        if not samples:
-            return
-        with self.reporter.track("reduction", sum(costs)) as task:
-            for sample, predicted in zip(samples, costs, strict=True):
-                reduced = self._reduced[sample] = self.keeper.reduce(sample)
-                if len(reduced.bad_rows):
-                    self.reporter.warn(
-                        f"descriptor {sample.descriptor}: {len(reduced.bad_rows):,} rows hold NaN or inf and are left "
-                        f"out; they are listed in {self.out / 'quarantine.csv'}"
-                    )
-                task.advance(predicted, sample.descriptor)
+        for sample in dict.fromkeys(cell.sample for cell in cells):
+            if sample in self._reduced:
+                continue
+            reduced = self._reduced[sample] = self.keeper.reduce(sample)
+            if len(reduced.bad_rows):
+                self.reporter.warn(
+                    f"descriptor {sample.descriptor}: {len(reduced.bad_rows):,} rows hold NaN or inf and are left "
+                    f"out; they are listed in {self.out / 'quarantine.csv'}"
+                )
 
     def _fit_group(self, group: Group, predicted: float, task: Task, errors: dict[str, str]) -> None:
         X = self.keeper.scale(group.sample, group.scaler)
