@@ -155,7 +155,7 @@ def test_truncated_file(tmp_path, memory, matrix, name):
         ("x.csv", "", "empty"),
         ("x.csv", "filename,features\n", "no row"),
         ("x.csv", "filename,colour\na.jpg,red\n", "no column of numbers"),
-        ("x.csv", "a,b\n1,2\n3\n", "damaged"),
+        ("x.csv", "a,b\n1,2\n3\n", "row 2 has 1 columns, the first has 2"),
         ("x.csv", 'filename,f,g\na,"1,2","3,4"\n', "2 columns of vectors"),
         ("x.txt", "1 2", "unknown descriptor format"),
     ],

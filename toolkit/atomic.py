@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PREFIX = ".unfinished-"
+_MARK = ".unfinished-"
+
+
+def _prefix() -> str:
+    """Start a temporary name that tells whose it is."""
+    return f"{_MARK}{platform.node()}-{os.getpid()}-"
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under `path` only when the block ends without an error."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix())
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -40,18 +48,25 @@ def write_text(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Make a folder that appears under `path` only when the block ends without an error."""
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PREFIX))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix()))
     try:
         yield temporary
         temporary.chmod(0o755)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if not path.is_dir():  # else another process has made the same meanwhile
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left behind directly inside `folder`."""
-    for left in folder.glob(_PREFIX + "*"):
+    """Remove what processes of this machine that are gone left behind directly inside `folder`."""
+    for left in folder.glob(f"{_MARK}{platform.node()}-*"):
+        owner = left.name.removeprefix(f"{_MARK}{platform.node()}-").split("-")[0]
+        if owner.isdigit() and psutil.pid_exists(int(owner)) and int(owner) != os.getpid():
+            continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

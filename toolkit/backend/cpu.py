@@ -18,10 +18,14 @@ R = TypeVar("R")
 def ordered_map(function: Callable[[T], R], blocks: Iterable[T], *, workers: int) -> Iterator[R]:
     """Apply `function` to every block, each on one thread, and yield the results in the order of the blocks.
 
-    At most ``workers + 1`` blocks are in flight, so memory is bounded. BLAS is held to one thread meanwhile:
-    a result depends on its block alone, and a reduction over the results on their order alone, so the number
-    of processors changes no bit of it.
+    At most ``workers + 2`` blocks are in flight (one without workers, in this thread), so memory is bounded. BLAS is
+    held to one thread meanwhile: a result depends on its block alone, and a reduction over the results on their
+    order alone, so the number of processors changes no bit of it.
     """
+    if workers == 0:
+        with threadpool_limits(1, user_api="blas"):
+            yield from map(function, blocks)
+        return
     pending: deque[Future[R]] = deque()
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         try:

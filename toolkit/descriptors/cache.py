@@ -24,13 +24,15 @@ def digest(*parts: object) -> str:
     return str(xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode()))
 
 
-def file_digest(path: Path, reporter: Reporter) -> str:
+def file_digest(path: Path, reporter: Reporter | None = None) -> str:
     """Return the 128-bit xxh3 of a file's bytes, as 32 hex digits."""
     state = xxhash.xxh3_128()
+    reporter = reporter or Reporter(quiet=True)
+    buffer = memoryview(bytearray(_READ_BYTES))
     with path.open("rb", buffering=0) as file:
-        pieces = iter(lambda: file.read(_READ_BYTES), b"")
-        for piece in reporter.watch(f"{path.name}: content hash", pieces, len, path.stat().st_size):
-            state.update(piece)
+        sizes = iter(lambda: file.readinto(buffer), 0)
+        for size in reporter.watch(f"{path.name}: content hash", sizes, int, path.stat().st_size):
+            state.update(buffer[:size])
     return str(state.hexdigest())
 
 
@@ -57,38 +59,48 @@ class Cache:
         path = path.resolve()
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-        known: dict[str, Any] = {}
-        if self._known_files.exists():
-            known = json.loads(self._known_files.read_text())
-        if known.get(str(path), {}).get("stamp") != stamp:
-            known[str(path)] = {"stamp": stamp, "xxh3_128": file_digest(path, self.reporter)}
+        known = _read_json(self._known_files)
+        entry = known.get(str(path))
+        if not isinstance(entry, dict) or entry.get("stamp") != stamp or "xxh3_128" not in entry:
+            entry = known[str(path)] = {"stamp": stamp, "xxh3_128": file_digest(path, self.reporter)}
             write_text(self._known_files, json.dumps(known, indent=1))
-        return str(known[str(path)]["xxh3_128"])
+        return str(entry["xxh3_128"])
 
     def get(self, kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
         """Return the folder and manifest of an entry; `make` fills a new one and returns its manifest.
 
-        An entry whose files are not those that were written (a disk that lost power) is made again.
+        An entry whose files are not to the bit those that were written (a disk that lost power) is made again.
         """
         folder = self.folder / f"{kind}-{key}"
-        manifest = _read_manifest(folder)
-        if manifest is None:
+        content = self._read_entry(folder)
+        if content is None:
             shutil.rmtree(folder, ignore_errors=True)
             with atomic_folder(folder) as unfinished:
                 content = make(unfinished)
-                files = {path.name: path.stat().st_size for path in sorted(unfinished.iterdir())}
+                files = {path.name: file_digest(path) for path in sorted(unfinished.iterdir())}
                 write_text(unfinished / "entry.json", json.dumps({"content": content, "files": files}, indent=1))
-            manifest = {"content": content}
-        return folder, manifest["content"]
+        return folder, content
+
+    @staticmethod
+    def _read_entry(folder: Path) -> dict[str, Any] | None:
+        manifest = _read_json(folder / "entry.json")
+        content, files = manifest.get("content"), manifest.get("files")
+        if not isinstance(content, dict) or not isinstance(files, dict):
+            return None
+        try:
+            whole = all(file_digest(folder / name) == known for name, known in files.items())
+        except OSError:
+            return None
+        return content if whole else None
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; what is missing or damaged counts as empty."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / "entry.json").read_text())
-        whole = all((folder / name).stat().st_size == size for name, size in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return manifest if whole else None
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -7,6 +7,8 @@ into a crash (SIGBUS), a read costs one buffer and fails with an error.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -59,14 +61,25 @@ class DescriptorFile(ABC):
             Rows of the file that are read at once; a block has at most so many rows.
         rows : ndarray of int64, optional
             Sorted row numbers to take; by default all.
+
+        Raises
+        ------
+        InputError
+            If the file has fewer or more rows than when it was opened.
         """
-        for start, window in zip(range(0, self.n_rows, size), self.windows(size), strict=False):
+        start = 0
+        for window in self.windows(size):
             if rows is None:
                 yield window
-                continue
-            chosen = rows[slice(*np.searchsorted(rows, (start, start + size)))]
-            if len(chosen):
-                yield window[chosen - start]
+            else:
+                chosen = rows[slice(*np.searchsorted(rows, (start, start + size)))]
+                if len(chosen):
+                    yield window[chosen - start]
+            start += len(window)
+        if start != self.n_rows:
+            raise InputError(
+                f"{self.path} has {start:,} rows, {self.n_rows:,} when it was opened; it was changed or damaged"
+            )
 
 
 class _RandomAccess(DescriptorFile):
@@ -98,9 +111,11 @@ class RawFile(_RandomAccess):
     ) -> None:
         self.path, self.dtype, self.offset, self.fortran = path, dtype, offset, fortran
         self.n_rows, self.n_features = _check_matrix(path, shape, dtype)
-        expected = offset + self.n_rows * self.n_features * dtype.itemsize
-        if path.stat().st_size < expected:
-            raise InputError(f"{path} is truncated: {expected:,} bytes expected, it has {path.stat().st_size:,}")
+        self.end = offset + self.n_rows * self.n_features * dtype.itemsize
+        if path.stat().st_size < self.end:
+            raise InputError(
+                f"{path} is truncated: {self.end:,} bytes expected, it has {path.stat().st_size:,}; write it anew"
+            )
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows [start, stop)."""
@@ -125,38 +140,46 @@ class RawFile(_RandomAccess):
 
 
 class _RowsInPickle(_RandomAccess):
-    """A pickled list of equally long rows, each with its own place in the file."""
+    """A pickled list of equally long rows: arrays with their own place in the file, or lists of numbers."""
 
     def __init__(self, path: Path, rows: list[Any]) -> None:
-        self.path, self.rows = path, rows
-        first = rows[0] if rows else []
-        self.dtype = first.dtype if isinstance(first, PickledArray) else np.dtype("f8")
-        width = first.shape[0] if isinstance(first, PickledArray) and len(first.shape) == 1 else len(_numbers(first))
-        for i, row in enumerate(rows):
-            shape = row.shape if isinstance(row, PickledArray) else (len(_numbers(row)),)
-            if shape != (width,):
-                raise InputError(f"{path}: row {i} of the pickled list has shape {shape}, row 0 has ({width},)")
+        self.path = path
+        self.rows = [row if isinstance(row, PickledArray) else _numbers(row) for row in rows]
+        for i, row in enumerate(self.rows):
+            if row.shape != self.rows[0].shape or len(row.shape) != 1:
+                raise InputError(
+                    f"row {i} of the pickled list has shape {row.shape}, row 0 has {self.rows[0].shape}; "
+                    f"allowed: rows of one length, or one 2-D array"
+                )
+        self.dtype = np.result_type(*{row.dtype for row in self.rows}) if rows else np.dtype("f8")
+        width = self.rows[0].shape[0] if rows else 0
         self.n_rows, self.n_features = _check_matrix(path, (len(rows), width), self.dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop), in the dtype that holds them all."""
         block = np.empty((stop - start, self.n_features), self.dtype)
         with self.path.open("rb") as file:
             for target, row in zip(block, self.rows[start:stop], strict=True):
-                if not isinstance(row, PickledArray):
-                    target[:] = row
-                    continue
-                data = row.data
-                if isinstance(data, RawBytes):
-                    file.seek(data.offset)
-                    data = file.read(data.size)
-                target[:] = np.frombuffer(data, row.dtype)
+                target[:] = _row_values(file, row) if isinstance(row, PickledArray) else row
         return block
 
 
-def _numbers(row: Any) -> list[float]:
-    if isinstance(row, list | tuple) and all(isinstance(value, int | float) for value in row):
-        return list(row)
-    raise InputError(f"the pickled list holds {type(row).__name__} instead of rows of numbers")
+def _row_values(file: Any, row: PickledArray) -> np.ndarray:
+    data = row.data
+    if isinstance(data, RawBytes):
+        file.seek(data.offset)
+        data = file.read(data.size)
+    return np.frombuffer(data, row.dtype)
+
+
+def _numbers(row: Any) -> np.ndarray:
+    """Return a pickled list of numbers as float64."""
+    if not (isinstance(row, list | tuple) and all(isinstance(value, int | float) for value in row)):
+        raise InputError("the pickled list holds something else than rows of numbers")
+    try:
+        return np.array(row, dtype=np.float64)
+    except OverflowError as error:
+        raise InputError("the pickled list holds an integer that is too large for float64") from error
 
 
 class ArrayInMemory(_RandomAccess):
@@ -179,56 +202,73 @@ class _CompressedNpz(DescriptorFile):
         self.n_rows, self.n_features = _check_matrix(path, shape, dtype)
 
     def windows(self, size: int) -> Iterator[np.ndarray]:
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+        row_bytes = self.n_features * self.dtype.itemsize
+        with _readable(self.path, "npz"), zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
             file.read(self.skip)
             for start in range(0, self.n_rows, size):
-                shape = (min(size, self.n_rows - start), self.n_features)
-                data = file.read(shape[0] * shape[1] * self.dtype.itemsize)
-                if len(data) < shape[0] * shape[1] * self.dtype.itemsize:
+                n_rows = min(size, self.n_rows - start)
+                data = file.read(n_rows * row_bytes)
+                if len(data) < n_rows * row_bytes:
                     raise InputError(f"{self.path} is truncated in member {self.member}")
-                yield np.frombuffer(data, self.dtype).reshape(shape)
+                yield np.frombuffer(data, self.dtype).reshape(n_rows, self.n_features)
 
 
 def _check_matrix(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
     """Return (n_rows, n_features) of a numeric 2-D matrix that has rows and columns, or say what is wrong."""
-    if dtype.kind not in "biuf":
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise InputError(f"{path} has dtype {dtype}; allowed: numbers (bool, integers, floats up to 8 bytes)")
     if len(shape) != 2:
         raise InputError(f"{path} has shape {shape}; allowed: (n_rows, n_features), one row per image")
-    if shape[0] == 0 or shape[1] == 0:
-        raise InputError(f"{path} has shape {shape}: there is no {'row' if shape[0] == 0 else 'column'} in it")
+    if min(shape) < 1:
+        missing = "row" if shape[0] < 1 else "column"
+        raise InputError(f"{path} has shape {shape}: there is no {missing} in it; at least one is needed")
     return shape[0], shape[1]
 
 
-def _read_npy_header(file: Any, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+@contextlib.contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file into one line that names the file."""
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return read(file)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not a readable .npy: {str(error).splitlines()[0]}") from error
+        yield
+    except (InputError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} is not a readable {kind} file: {text:.200}; it may be damaged or truncated"
+        ) from error
+
+
+def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
 
 
 def open_npy(path: Path, _memory: MemoryBudget) -> DescriptorFile:
     """Open a NumPy .npy file in place."""
     with path.open("rb") as file:
-        shape, fortran, dtype = _read_npy_header(file, path)
-        return RawFile(path, shape, dtype, offset=file.tell(), fortran=fortran)
+        with _readable(path, "npy"):
+            shape, fortran, dtype = _read_npy_header(file)
+        opened = RawFile(path, shape, dtype, offset=file.tell(), fortran=fortran)
+    extra = path.stat().st_size - opened.end
+    if extra:
+        raise InputError(f"{path} has {extra:,} bytes more than its header says; one array is read, save it alone")
+    return opened
 
 
 def open_npz(path: Path, memory: MemoryBudget) -> DescriptorFile:
     """Open the one 2-D array of a NumPy .npz archive: in place if it is stored, as a stream if it is deflated."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist()}
-            heads = {}
-            for name, info in members.items():
-                with archive.open(info) as file:
-                    heads[name] = (*_read_npy_header(file, path), file.tell())
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is not a readable .npz: {error}") from error
+    with _readable(path, "npz"), zipfile.ZipFile(path) as archive:
+        members = {info.filename: info for info in archive.infolist() if info.filename.endswith(".npy")}
+        heads = {}
+        for member, info in members.items():
+            with archive.open(info) as file:
+                heads[member.removesuffix(".npy")] = (*_read_npy_header(file), file.tell())
     name = _the_one(path, "array", [name for name, head in heads.items() if len(head[0]) == 2], heads)
-    info, (shape, fortran, dtype, skip) = members[name], heads[name]
+    info, (shape, fortran, dtype, skip) = members[name + ".npy"], heads[name]
+    if info.file_size != skip + math.prod(shape) * dtype.itemsize:
+        raise InputError(f"{path}: array {name} of shape {shape} does not match its {info.file_size:,} bytes")
     if info.compress_type == zipfile.ZIP_STORED:
         with path.open("rb") as raw:  # the local header repeats the name and has its own extra field
             raw.seek(info.header_offset + 26)
@@ -237,7 +277,7 @@ def open_npz(path: Path, memory: MemoryBudget) -> DescriptorFile:
     if not fortran:
         return _CompressedNpz(path, info.filename, shape, dtype, skip)
     memory.require(2 * info.file_size, f"{path} (compressed in Fortran order, which cannot be streamed)")
-    with np.load(path, allow_pickle=False) as archive_of_arrays:
+    with _readable(path, "npz"), np.load(path, allow_pickle=False) as archive_of_arrays:
         return ArrayInMemory(path, archive_of_arrays[name])
 
 
@@ -267,20 +307,21 @@ class _Hdf5File(_RandomAccess):
 
         self.path = path
         found: dict[str, Any] = {}
-        try:
-            with h5py.File(path) as file:
-                file.visititems(lambda name, item: found.update({name: item}) if hasattr(item, "dtype") else None)
-                matrices = [name for name, item in found.items() if item.ndim == 2 and item.dtype.kind in "biuf"]
-                self.dataset = _the_one(path, "dataset", matrices, found)
-                self.dtype = found[self.dataset].dtype
-                self.n_rows, self.n_features = _check_matrix(path, found[self.dataset].shape, self.dtype)
-        except OSError as error:
-            raise InputError(f"{path} is not a readable HDF5 file: {str(error).splitlines()[0]}") from error
+        with _readable(path, "HDF5"), h5py.File(path) as file:
+            file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+            matrices = [name for name, item in found.items() if item.ndim == 2 and item.dtype.kind in "biuf"]
+            self.dataset = _the_one(path, "dataset", matrices, found)
+            dataset = found[self.dataset]
+            if dataset.external or dataset.is_virtual:
+                raise InputError(f"{path}: dataset {self.dataset} lies in other files; store it in this one")
+            self.dtype = dataset.dtype
+            self.n_rows, self.n_features = _check_matrix(path, dataset.shape, self.dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop)."""
         import h5py
 
-        with h5py.File(self.path) as file:
+        with _readable(self.path, "HDF5"), h5py.File(self.path) as file:
             return np.asarray(file[self.dataset][start:stop])
 
 

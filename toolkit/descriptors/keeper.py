@@ -16,7 +16,14 @@ from toolkit.backend.cpu import ordered_map
 from toolkit.descriptors.cache import Cache, digest, load_arrays, save_arrays, write_npy_header
 from toolkit.descriptors.formats import DescriptorFile, open_npy
 from toolkit.descriptors.loader import DataLoader
-from toolkit.descriptors.reduce import Moments, Projection, measure, principal_components
+from toolkit.descriptors.reduce import (
+    Moments,
+    Projection,
+    check_components,
+    measure,
+    principal_components,
+    working_dtype,
+)
 from toolkit.descriptors.scale import SCALERS, ColumnStatistics
 from toolkit.errors import InputError, unknown
 from toolkit.memory import n_threads
@@ -59,7 +66,7 @@ class Reduced:
     Attributes
     ----------
     matrix : DescriptorFile
-        (n_rows, n_components) float32.
+        (n_rows, n_components) float32; without reduction float64 where float32 does not hold the file's dtype.
     rows : ndarray (n_rows,) int64
         The row of the descriptor file that each row of the matrix is.
     bad_rows : ndarray int64
@@ -67,8 +74,6 @@ class Reduced:
     projection : Projection
     statistics : ColumnStatistics
         Of the matrix.
-    key : str
-        Names content and parameters.
     """
 
     matrix: DescriptorFile
@@ -76,11 +81,13 @@ class Reduced:
     bad_rows: np.ndarray
     projection: Projection
     statistics: ColumnStatistics
-    key: str
 
 
 def block_rows(n_features: int) -> int:
-    """Return how many rows of so many features one thread works on at a time."""
+    """Return how many rows of so many features are worked on at a time.
+
+    Whatever the memory budget, so that the budget changes no bit of a sum; it decides how many blocks are in flight.
+    """
     return int(np.clip(_BLOCK_VALUES // n_features, 2048, 65_536))
 
 
@@ -109,8 +116,6 @@ class DataKeeper:
     ----------
     descriptors_scaled : dict
         Scaler name -> matrix that is held in memory now.
-    samples : dict
-        Descriptor -> the `Sample` of it that was asked for last.
     """
 
     def __init__(
@@ -126,7 +131,7 @@ class DataKeeper:
     ) -> None:
         self.loader = loader or DataLoader(verbose=loader_verbose)
         self.memory = self.loader.memory
-        self.n_components = dict(n_components_dict or {})
+        self.n_components = {name: check_components(value) for name, value in (n_components_dict or {}).items()}
         if strangers := sorted(set(self.n_components) - set(self.loader.names)):
             raise unknown("descriptor in n_components", strangers[0], self.loader.names)
         self.dtype = dtype
@@ -134,9 +139,8 @@ class DataKeeper:
         self.reporter = reporter or Reporter(quiet=not loader_verbose)
         self._temporary = tempfile.TemporaryDirectory(prefix="toolkit-cache-") if cache is None else None
         self.cache = Cache(Path(self._temporary.name if self._temporary else cache), self.reporter)  # type: ignore[arg-type]
-        self._held: Reduced | None = None
-        self._sample: Sample | None = None
-        self.samples: dict[str, Sample] = {}
+        self._held: tuple[Sample, Reduced] | None = None
+        self._current: Sample | None = None
         self.descriptors_scaled: dict[str, Any] = {}
 
     # The grid's way in
@@ -148,9 +152,9 @@ class DataKeeper:
         InputError
             If the descriptor cannot be reduced so (see `principal_components`), or (``strict``) rows are not finite.
         """
-        if self._sample == sample and self._held is not None:
-            return self._held
-        self.del_PCA()
+        if self._held is not None and self._held[0] == sample:
+            return self._held[1]
+        self._held = None
         moments_key = self._moments_key(sample)
         key = digest(_VERSION, moments_key, sample.n_components)
         try:
@@ -158,8 +162,8 @@ class DataKeeper:
             folder, content = self.cache.get("reduced", key, lambda to: self._reduce(to, sample, moments))
         except InputError as error:
             raise type(error)(f"descriptor {sample.descriptor}: {error}") from error
-        self._held, self._sample = _open_reduced(folder, content, key, self.memory), sample
-        return self._held
+        self._held = (sample, _open_reduced(folder, content, self.memory))
+        return self._held[1]
 
     def scale(self, sample: Sample, scaler: str) -> np.ndarray:
         """Return the reduced and scaled matrix in memory, (n_rows, n_components) float32, C order."""
@@ -195,21 +199,21 @@ class DataKeeper:
             In the array library of this keeper.
         """
         self.del_data()
-        return to_array(self.scale(self.sample(name, data_fraction, random_state), "none"), self.dtype)
+        self._current = self.sample(name, data_fraction, random_state)
+        return to_array(self.scale(self._current, "none"), self.dtype)
 
     def sample(self, name: str, data_fraction: float = 1.0, random_state: int | None = 0) -> Sample:
-        """Return which rows and reduction of a descriptor are meant, and remember them in `samples`."""
+        """Return which rows of a descriptor, in this keeper's reduction, are meant; without a seed, one is drawn."""
         self.loader.open(name)
         seed = secrets.randbits(32) if random_state is None else random_state
-        self.samples[name] = Sample(name, data_fraction, seed, self.n_components.get(name))
-        return self.samples[name]
+        return Sample(name, data_fraction, seed, self.n_components.get(name))
 
     def get_scaled_descriptor(self, scaler: str) -> Any:
         """Return the current descriptor scaled by ``norm``, ``std``, ``l2`` or ``none``; computed at the first call."""
-        if self._sample is None:
+        if self._current is None:
             raise InputError("no descriptor is loaded; call load_descriptor_PCA(name) before")
         if scaler not in self.descriptors_scaled:
-            self.descriptors_scaled[scaler] = to_array(self.scale(self._sample, scaler), self.dtype)
+            self.descriptors_scaled[scaler] = to_array(self.scale(self._current, scaler), self.dtype)
         return self.descriptors_scaled[scaler]
 
     def get_norm_scaled_descriptor(self) -> Any:
@@ -221,12 +225,13 @@ class DataKeeper:
         return self.get_scaled_descriptor("std")
 
     def del_PCA(self) -> None:  # noqa: N802
-        """Let go of the current reduced descriptor; the scaled ones stay."""
-        self._held = self._sample = None
+        """Let go of the reduced descriptor; the scaled ones stay."""
+        self._held = None
 
     def del_data(self) -> None:
         """Let go of everything that is held in memory."""
         self.del_PCA()
+        self._current = None
         self.descriptors_scaled.clear()
 
     # Streaming
@@ -241,14 +246,14 @@ class DataKeeper:
         `extra` is what each block in flight needs beside the rows themselves and their float64 copy.
         """
         file = self.loader.open(sample.descriptor)
-        wanted = min(block_rows(file.n_features), file.n_rows)
-        row_bytes = file.n_features * (2 * file.dtype.itemsize + 8)
-        size = self.memory.rows_that_fit(3 * row_bytes, wanted=wanted, fixed=4 * extra, what=what)
-        in_flight = self.memory.free // (size * row_bytes + extra)
+        size = min(block_rows(file.n_features), file.n_rows)
+        block_bytes = size * file.n_features * (2 * file.dtype.itemsize + 8) + extra
+        self.memory.require(block_bytes + 2 * extra, f"one block of {size:,} rows for the {what}")
+        in_flight = (self.memory.free - 2 * extra) // block_bytes
         rows = self.loader.rows(sample.fraction, sample.seed)
         n_rows = file.n_rows if rows is None else len(rows)
         blocks = self.reporter.watch(f"{sample.descriptor}: {what}", file.blocks(size, rows), len, n_rows)
-        return blocks, max(1, min(n_threads(), in_flight - 2))
+        return blocks, max(0, min(n_threads(), in_flight - 2))
 
     def _moments(self, sample: Sample, key: str) -> Moments:
         def make(folder: Path) -> dict[str, Any]:
@@ -274,9 +279,11 @@ class DataKeeper:
         projection = principal_components(moments, sample.n_components)
         blocks, workers = self._stream(sample, extra=0, what="projection")
         shape = (moments.n_rows, projection.n_features_out)
+        raw = working_dtype(self.loader.open(sample.descriptor).dtype)
+        dtype = np.dtype(raw if sample.n_components is None else np.float32)
         statistics: ColumnStatistics | None = None
         with (folder / "matrix.npy").open("wb") as file:
-            write_npy_header(file, shape, np.dtype(np.float32))
+            write_npy_header(file, shape, dtype)
 
             def project(block: np.ndarray) -> tuple[np.ndarray, ColumnStatistics]:
                 projected = np.ascontiguousarray(projection.apply(block))
@@ -285,8 +292,16 @@ class DataKeeper:
             for block, part in ordered_map(project, _drop_rows(blocks, moments.bad_rows), workers=workers):
                 file.write(block.data)
                 statistics = statistics.merge(part) if statistics else part
-        if statistics is None:
-            raise InputError("no row is left to reduce")
+        if statistics is None or (statistics.maximum == statistics.minimum).all():
+            raise InputError(f"all {moments.n_rows:,} rows are the same: there is nothing to cluster; look at the file")
+        if not np.abs([statistics.minimum, statistics.maximum]).max() < np.finfo(np.float32).max:
+            raise InputError("the values are too large for float32, in which models are fitted; rescale them before")
+        rank = np.count_nonzero(projection.explained_variance)
+        if rank < len(projection.components):
+            self.reporter.warn(
+                f"descriptor {sample.descriptor}: only {rank} of {len(projection.components)} components carry "
+                f"variance that float32 can show beside the largest; the others are zero"
+            )
         n_sampled = moments.n_rows + len(moments.bad_rows)
         rows = self.loader.rows(sample.fraction, sample.seed)
         rows = np.arange(n_sampled) if rows is None else rows
@@ -313,7 +328,7 @@ def _drop_rows(blocks: Iterator[np.ndarray], positions: np.ndarray) -> Iterator[
             yield np.delete(block, dropped, axis=0) if len(dropped) else block
 
 
-def _open_reduced(folder: Path, content: dict[str, Any], key: str, memory: MemoryBudget) -> Reduced:
+def _open_reduced(folder: Path, content: dict[str, Any], memory: MemoryBudget) -> Reduced:
     rows, bad_rows, mean, components, variance, statistics = load_arrays(
         folder, "rows", "bad_rows", "mean", "components", "explained_variance", "statistics"
     )
@@ -323,5 +338,4 @@ def _open_reduced(folder: Path, content: dict[str, Any], key: str, memory: Memor
         bad_rows=bad_rows,
         projection=Projection(mean, components, variance, content["total_variance"]),
         statistics=ColumnStatistics(len(rows), *statistics),
-        key=key,
     )

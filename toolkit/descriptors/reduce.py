@@ -1,13 +1,14 @@
 """Exact principal component analysis of a matrix that is only ever seen block by block.
 
-The sums behind the covariance are accumulated in float64 around a robust provisional centre (the median of the first
-rows), so that an offset of the data costs no digits (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
-variance"); the eigenvectors of the covariance are the components (Jolliffe 2002, "Principal Component Analysis").
+Every block is centred around the median of its first rows before its float64 sums are taken, and the blocks' means and
+scatter matrices are merged (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"), so an offset
+of the data costs no digits. The eigenvectors of the covariance are the components (Jolliffe 2002, "Principal
+Component Analysis").
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from toolkit.backend.cpu import ordered_map
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
-_CENTRE_ROWS = 65  # odd, so that the median of a constant column is that constant exactly
+_CENTRE_ROWS = 65  # enough for a robust centre; of a constant column it is the constant itself
+_CACHE_VALUES = 1 << 17  # float64 values that stay in a processor's second-level cache
 _NO_VARIANCE = float(np.finfo(np.float32).eps) ** 2  # of the largest: below it float32 holds only rounding
 
 
@@ -46,75 +48,91 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class _BlockSums:
+class _Block:
+    """What one block adds: rows read, positions of the bad ones, number of good ones.
+
+    Of these: a `centre` (n_features,), their mean from it (`off`), the products around it (n_features, n_features).
+    """
+
     n_read: int
     bad: np.ndarray
-    sums: np.ndarray
-    products: np.ndarray | None
+    n_rows: int
+    centre: np.ndarray
+    off: np.ndarray
+    products: np.ndarray
 
 
-def measure(blocks: Iterator[np.ndarray], *, covariance: bool, workers: int) -> Moments:
+def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int) -> Moments:
     """Compute the moments in one pass.
 
     Parameters
     ----------
-    blocks : iterator of ndarray (n, n_features)
+    blocks : iterable of ndarray (n, n_features)
         The rows, in order; any numeric dtype.
     covariance : bool
         Whether second moments are needed.
     workers : int
-        Threads.
+        Threads; 0 works in this one.
 
     Raises
     ------
     InputError
-        If no row is finite, if the rows are all the same, or if their squares overflow float64.
+        If no row is finite, or squares overflow float64.
     """
-    first = next(blocks)
-    finite = first[np.isfinite(first).all(axis=1)][:_CENTRE_ROWS]
-    centre = np.median(finite.astype(np.float64), axis=0) if len(finite) else np.zeros(first.shape[1])
-
-    def sum_block(block: np.ndarray) -> _BlockSums:
-        return _sum_block(block, centre, covariance=covariance)
-
-    sums = np.zeros(len(centre))
-    products = np.zeros((len(centre), len(centre)) if covariance else (0, 0))
-    n_read = n_rows = 0
+    n_read = 0
     bad: list[np.ndarray] = []
-    for part in ordered_map(sum_block, _chain(first, blocks), workers=workers):
+    good: list[_Block] = []
+    products: np.ndarray = np.zeros((0, 0))
+    for part in ordered_map(lambda block: _measure_block(block, covariance=covariance), blocks, workers=workers):
         bad.append(n_read + part.bad)
         n_read += part.n_read
-        n_rows += part.n_read - len(part.bad)
-        sums += part.sums
-        if part.products is not None:
-            products += part.products
-    if n_rows == 0:
-        raise InputError(f"all {n_read:,} rows hold NaN or inf")
-    if not (np.isfinite(sums).all() and np.isfinite(products).all()):
-        raise InputError("the values are so large that their squares overflow float64; rescale them before")
-    off = sums / n_rows
-    products -= n_rows * np.outer(off, off) if covariance else 0.0
-    products /= max(n_rows - 1, 1)
-    return Moments(n_rows, centre + off, products, np.concatenate(bad).astype(np.int64))
-
-
-def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    del first
-    yield from rest
-
-
-def _sum_block(block: np.ndarray, centre: np.ndarray, *, covariance: bool) -> _BlockSums:
-    values = block.astype(np.float64)
-    values -= centre
-    bad = np.empty(0, np.int64)
+        if part.n_rows:
+            products = np.add(products, part.products, out=products) if good else part.products
+            good.append(replace(part, products=np.zeros((0, 0))))
+    if not good:
+        raise InputError(f"all {n_read:,} rows hold NaN or inf; at least one row of numbers is needed")
+    counts = np.array([part.n_rows for part in good], dtype=np.float64)
+    offs = np.stack([part.off for part in good])
+    means = np.stack([part.centre for part in good]) + offs
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = np.ones(len(values)) @ values
-        if not np.isfinite(sums).all():
-            keep = np.isfinite(values).all(axis=1)
-            bad, values = np.flatnonzero(~keep), values[keep]
-            sums = np.ones(len(values)) @ values
-        return _BlockSums(len(block), bad, sums, values.T @ values if covariance else None)
+        mean = means[0] + counts @ (means - means[0]) / counts.sum()  # of equal means: exactly that
+        scatter = products
+        if covariance:  # within the blocks, around their means, and between the blocks
+            weights = np.sqrt(counts)[:, None]
+            scatter -= (weights * offs).T @ (weights * offs)
+            scatter += (weights * (means - mean)).T @ (weights * (means - mean))
+    if not (np.isfinite(mean).all() and np.isfinite(scatter).all()):
+        raise InputError("the values are so large that their squares overflow float64; rescale them before")
+    n_rows = int(counts.sum())
+    return Moments(n_rows, mean, scatter / max(n_rows - 1, 1), np.concatenate(bad).astype(np.int64))
+
+
+def _measure_block(block: np.ndarray, *, covariance: bool) -> _Block:
+    n_read, bad = len(block), np.empty(0, np.int64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values, centre, off = _centre(block)
+        if not np.isfinite(off).all():
+            keep = np.isfinite(block).all(axis=1)
+            bad = np.flatnonzero(~keep)
+            values, centre, off = _centre(block[keep])
+        products = values.T @ values if covariance else np.zeros((0, 0))
+        return _Block(n_read, bad, len(values), centre, off, products)
+
+
+def _centre(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows minus a robust centre (in a constant column: the constant), it, and their mean from it."""
+    values = np.empty(block.shape)
+    if not len(block):
+        return values, np.zeros(block.shape[1]), np.zeros(block.shape[1])
+    centre = np.median(block[:_CENTRE_ROWS].astype(np.float64), axis=0)
+    sums = np.zeros(block.shape[1])
+    step = max(1, _CACHE_VALUES // block.shape[1])
+    for start in range(0, len(block), step):  # piece by piece, while it is in the processor's cache
+        piece = values[start : start + step]
+        piece[...] = block[start : start + step]
+        piece -= centre
+        sums += np.ones(len(piece)) @ piece
+    return values, centre, sums / len(block)
 
 
 @dataclass(frozen=True)
@@ -148,19 +166,42 @@ class Projection:
         return self.explained_variance / self.total_variance
 
     def apply(self, block: np.ndarray) -> np.ndarray:
-        """Project rows: (n, n_features) -> (n, n_components) float32.
+        """Project rows: (n, n_features) -> (n, n_features_out).
 
-        Computed in float32 where the block's dtype fits into it without loss, in float64 otherwise.
+        Computed in float32 where the block's dtype fits into it without loss, in float64 otherwise. What is projected
+        is returned as float32, what is not stays in the dtype it was computed in.
         """
+        work = working_dtype(block.dtype)
         if not len(self.components):
-            return block.astype(np.float32)
-        work = _working_dtype(block.dtype)
+            return block.astype(work)
         centred = np.subtract(block, self.mean.astype(work), dtype=work)
-        return np.asarray(centred @ self.components.T.astype(work), np.float32)
+        with np.errstate(over="ignore"):  # the caller looks at the result
+            return np.asarray(centred @ self.components.T.astype(work), np.float32)
 
 
-def _working_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+def working_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """Return float32 if it holds every value of `dtype`, else float64."""
     return np.float32 if np.can_cast(dtype, np.float32, "safe") else np.float64
+
+
+def check_components(value: Any) -> int | float | None:
+    """Return a valid `n_components`: a whole number, a share of variance, or None.
+
+    Raises
+    ------
+    InputError
+        Saying what was received and what is allowed.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1:
+        return int(value)
+    if isinstance(value, float | np.floating) and 0 < value < 1:
+        return float(value)
+    raise InputError(
+        f"n_components is {value!r:.40}; allowed: a whole number of at least 1, a share of variance between 0 and 1, "
+        f"or none (null) for no reduction"
+    )
 
 
 def principal_components(moments: Moments, n_components: int | float | None) -> Projection:
@@ -183,7 +224,7 @@ def principal_components(moments: Moments, n_components: int | float | None) -> 
         return Projection(moments.mean, np.empty((0, n_features)), np.empty(0), 0.0)
     total = float(np.trace(moments.covariance))
     if total <= 0:
-        raise InputError(f"all {moments.n_rows:,} rows are the same: there is nothing to cluster")
+        raise InputError(f"all {moments.n_rows:,} rows are the same: there is nothing to cluster; look at the file")
     with threadpool_limits(1, user_api="blas"):  # the same bits whatever the number of processors
         values, vectors = eigh(moments.covariance)
     values = np.clip(values[::-1], 0, None)

@@ -10,6 +10,7 @@ The instructions are those of `pickletools` (PEP 3154 for protocol 4, PEP 574 fo
 
 from __future__ import annotations
 
+import math
 import pickletools
 import re
 import struct
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 
 _OPCODES = {info.code.encode("latin1"): info.name for info in pickletools.opcodes}
 _NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
-_SMALL = 4096  # bytes objects up to this size are read (they are scalars), larger ones only located
+_SMALL = 64  # bytes up to this size are read (they are scalars or names), larger ones only located
+_MAX_DIMENSIONS = 32
+_KINDS = {
+    "PickledArray": "array",
+    "RawBytes": "bytes object",
+    "_Dtype": "dtype",
+    "_Global": "NumPy constructor",
+    "NoneType": "None",
+}  # what things are called in errors
 _LINE = 1 << 20  # a line (protocol 0) that is longer is text, and counted as such
 _OBJECT = 100  # bytes that Python takes for one number or list item, about
 
@@ -58,15 +67,24 @@ class _Global:
     name: str
 
 
+def _show(value: Any) -> str:
+    """Describe a value of the file for an error: short, whatever the file makes of it."""
+    if isinstance(value, str | bytes):
+        return repr(value[:60])
+    if isinstance(value, int | float) and abs(value) < 1 << 63:
+        return repr(value)
+    return _KINDS.get(type(value).__name__, type(value).__name__)
+
+
 class _Dtype:
     def __init__(self, code: str) -> None:
         if not _NUMERIC.fullmatch(code):
-            raise InputError(f"dtype {code!r} is not numeric; allowed: bool, integers and floats of up to 8 bytes")
+            raise InputError(f"dtype {_show(code)} is not numeric; allowed: bool, integers and floats of up to 8 bytes")
         self.dtype = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
         if not (isinstance(state, tuple) and len(state) >= 2 and state[1] in ("<", ">", "=", "|")):
-            raise InputError(f"dtype state {state!r:.80} is not that of a number")
+            raise InputError("the state of the dtype is not that of a number")
         self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in "<>" else self.dtype
 
 
@@ -81,21 +99,17 @@ class PickledArray:
 
     def fill(self, shape: Any, dtype: Any, *, fortran: bool, data: Any) -> PickledArray:
         """Set what the pickle states, after checking that it fits together."""
-        if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)):
-            raise InputError(f"array shape {shape!r:.80} is not a tuple of sizes")
+        is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS
+        if not (is_shape and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)):
+            raise InputError("the array's shape is not a tuple of sizes")
         if not isinstance(dtype, _Dtype):
-            raise InputError(f"array dtype {dtype!r:.80} is not numeric")
+            raise InputError(f"the array's dtype is {_show(dtype)}, not that of numbers")
         if isinstance(data, list):
             raise InputError("the array has object dtype; save numbers, for instance array.astype('float32')")
-        if isinstance(data, str):  # Python 2 text holding bytes
-            data = data.encode("latin1")
         if not isinstance(data, bytes | RawBytes):
-            raise InputError(f"array data {type(data).__name__} are not bytes")
+            raise InputError(f"the array's data are {_show(data)}, not bytes")
         size = data.size if isinstance(data, RawBytes) else len(data)
-        count = 1
-        for n in shape:
-            count *= n
-        if size != count * dtype.dtype.itemsize:
+        if size != math.prod(shape) * dtype.dtype.itemsize:
             raise InputError(f"array of shape {shape} and dtype {dtype.dtype} does not match its {size} bytes")
         self.shape, self.dtype, self.fortran, self.data = shape, dtype.dtype, fortran, data
         return self
@@ -122,6 +136,10 @@ class _Machine:
             if opcode is None:
                 raise InputError(f"byte {code!r} at offset {self.file.tell() - 1} is not a pickle instruction")
             if opcode == "STOP":
+                if self.file.tell() != self.size:
+                    raise InputError(
+                        f"more follows after the pickle's end at offset {self.file.tell()}; one array is read"
+                    )
                 return self.pop()
             action = _ACTIONS.get(opcode)
             if action is None:
@@ -137,8 +155,8 @@ class _Machine:
         self.free_bytes -= n
         if self.free_bytes < 0:
             raise InputError(
-                "the pickle holds its numbers as Python objects or text (protocol 0 to 2), which does not fit into "
-                "the memory budget; save the array with protocol 4 or 5, or as .npy"
+                "the pickle holds so many Python objects (a list of numbers, or bytes as text: protocols 0 to 2) that "
+                "they do not fit into the memory budget; save one array with protocol 4 or 5, or as .npy"
             )
 
     # What the instructions are made of
@@ -154,14 +172,13 @@ class _Machine:
         return int(struct.unpack(form, self.take(struct.calcsize(form)))[0])
 
     def line(self) -> str:
-        text = b""
-        while not text.endswith(b"\n"):
-            piece = self.file.readline(_LINE)
-            if not piece:
+        pieces = [b""]
+        while not pieces[-1].endswith(b"\n"):
+            pieces.append(self.file.readline(_LINE))
+            if not pieces[-1]:
                 raise InputError(f"the pickle is truncated at offset {self.file.tell()}")
-            self.spend(4 * len(piece))
-            text += piece
-        return text[:-1].decode("latin1")
+            self.spend(5 * len(pieces[-1]))
+        return b"".join(pieces)[:-1].decode("latin1")
 
     def pop(self) -> Any:
         if not self.stack or isinstance(self.stack[-1], _Mark):
@@ -224,10 +241,12 @@ class _Machine:
         self.take(8)  # a reading hint only
 
     def find(self, module: Any, name: Any) -> None:
-        known = _ALLOWED.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
+        is_name = isinstance(module, str) and isinstance(name, str)
+        known = _ALLOWED.get((module, name)) if is_name else None
         if known is None:
+            named = f"{module}.{name}"[:80].encode("unicode_escape").decode() if is_name else "something without a name"
             raise InputError(
-                f"the pickle names {module}.{name}, which is refused: only NumPy arrays of numbers are read, "
+                f"the pickle names {named}, which is refused: only NumPy arrays of numbers are read, "
                 f"nothing is run; if you trust the file, load it yourself and save the array as .npy"
             )
         self.stack.append(_Global(known))
@@ -236,6 +255,8 @@ class _Machine:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise InputError("the pickle calls something that is not a NumPy constructor")
+        if function.name == "encode" and arguments and isinstance(arguments[0], str):
+            self.spend(len(arguments[0]))
         try:
             self.stack.append(_CALLS[function.name](*arguments))
         except (TypeError, KeyError, UnicodeError, struct.error) as error:
@@ -247,6 +268,9 @@ class _Machine:
             target.set_state(state)
         elif isinstance(target, PickledArray) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, data = state
+            if isinstance(data, str):  # Python 2 wrote bytes as text
+                self.spend(len(data))
+                data = data.encode("latin1")
             target.fill(shape, dtype, fortran=bool(fortran), data=data)
         else:
             raise InputError("the pickle sets the state of something that is not an array")
@@ -255,12 +279,14 @@ class _Machine:
 
 def _call_frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
     if order not in ("C", "F"):
-        raise InputError(f"the pickled array has memory order {order!r:.20}; C and F are read")
+        raise InputError(f"the pickled array has memory order {_show(order)}; C and F are read")
     return PickledArray().fill(shape, dtype, fortran=order == "F", data=data)
 
 
 def _call_dtype(code: Any, *_: Any) -> _Dtype:
-    return _Dtype(code.decode("latin1") if isinstance(code, bytes) else str(code))
+    if not isinstance(code, str | bytes):
+        raise InputError(f"the dtype is {_show(code)}, not the name of one")
+    return _Dtype(code.decode("latin1") if isinstance(code, bytes) else code)
 
 
 def _call_scalar(dtype: _Dtype, data: bytes | str) -> float:
@@ -270,9 +296,9 @@ def _call_scalar(dtype: _Dtype, data: bytes | str) -> float:
     return float(np.frombuffer(data, dtype.dtype)[0])
 
 
-def _call_encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise InputError(f"the pickle encodes text as {encoding!r:.40}; only latin1 (how bytes are written) is read")
+def _call_encode(text: Any, encoding: Any) -> bytes:
+    if encoding != "latin1" or not isinstance(text, str):
+        raise InputError("the pickle encodes something else than text as latin1, which is how bytes are written")
     return text.encode("latin1")
 
 
@@ -399,4 +425,4 @@ def locate_array(path: Path, *, max_bytes: int) -> PickledArray | list[Any]:
             raise error if isinstance(error, InputError) else InputError(f"the pickle is damaged: {error}") from error
     if isinstance(found, PickledArray | list | tuple):
         return list(found) if isinstance(found, tuple) else found
-    raise InputError(f"the pickle holds {type(found).__name__.strip('_').lower()}, not one 2-D array of numbers")
+    raise InputError(f"the pickle holds {_show(found)}, not one 2-D array of numbers")

@@ -72,7 +72,7 @@ def _inverse(width: np.ndarray) -> np.ndarray:
 
 
 def min_max(statistics: ColumnStatistics) -> Callable[[np.ndarray], np.ndarray]:
-    """Bring every column to [0, 1], as scikit-learn's MinMaxScaler."""
+    """Bring every column that varies to [0, 1]; as scikit-learn's MinMaxScaler, but for ranges below 10 eps."""
     return Affine(statistics.minimum, _inverse(statistics.maximum - statistics.minimum)).apply
 
 
@@ -95,8 +95,8 @@ def unit_rows(_: ColumnStatistics) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def unscaled(_: ColumnStatistics) -> Callable[[np.ndarray], np.ndarray]:
-    """Leave the matrix as it is."""
-    return lambda block: block
+    """Leave the matrix as it is, as float32."""
+    return lambda block: block.astype(np.float32)
 
 
 SCALERS: dict[str, Callable[[ColumnStatistics], Callable[[np.ndarray], np.ndarray]]] = {

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from toolkit.memory import MemoryBudget
 
-_NAME_HEADERS = {"filename", "file", "image", "image_path", "image_name", "path", "name"}
-_IGNORED_HEADERS = {"", "index", "row", "id", "label", "class", "__index_level_0__"}
+_NAME_HEADERS = ("filename", "file", "image", "image_path", "image_name", "path", "name")  # the first found is taken
+_IGNORED_HEADERS = {"", "index", "row", "id", "label", "class", "unnamed: 0", "__index_level_0__"}
 _NUMBER = r"^[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|NaN|inf|Inf|infinity|Infinity)$"
 _BATCH_BYTES = 16 << 20
 _SAMPLE_ROWS = 100
+_MAX_CELL = 1 << 26  # characters; the csv module's own limit is below a vector of 10,000 numbers
 
 
 class _Table(DescriptorFile):
@@ -98,6 +99,8 @@ def _split(column: Any) -> Any:
 
 def _to_numbers(column: Any) -> np.ndarray:
     """Return a column as floats, NaN where a value is missing or is no number."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     if pa.types.is_string(column.type):
         column = pc.utf8_trim_whitespace(column)
         try:
@@ -105,9 +108,17 @@ def _to_numbers(column: Any) -> np.ndarray:
         except pa.ArrowInvalid:
             number = pc.match_substring_regex(column, _NUMBER)
             column = pc.cast(pc.if_else(number, column, None), pa.float64())
-    elif column.null_count and not pa.types.is_floating(column.type):
+    elif not pa.types.is_floating(column.type):
         column = pc.cast(column, pa.float64(), safe=False)
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _choose_names(candidates: dict[str, str]) -> str | None:
+    """Return the column of image names: column -> its header, for the columns that may be it."""
+    headers = {header.lower(): column for column, header in candidates.items()}
+    usual = [headers[header] for header in _NAME_HEADERS if header in headers]
+    nameless = [headers[header] for header in ("", "__index_level_0__") if header in headers]  # pandas' index
+    return next(iter(usual + nameless), None)
 
 
 class ParquetTable(_Table):
@@ -117,47 +128,56 @@ class ParquetTable(_Table):
         self.path, self.memory = path, memory
         try:
             with pq.ParquetFile(path) as file:
-                schema, self.n_rows = file.schema_arrow, file.metadata.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
+                schema, metadata = file.schema_arrow, file.metadata
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
-        texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        self.name_column = texts[0] if texts else None
-        lists = [f for f in schema if _is_vector(f.type)]
+        self.n_rows = metadata.num_rows
+        self.name_column = _choose_names({field.name: field.name for field in schema if _is_text(field.type)})
+        lists = [field for field in schema if _is_vector(field.type)]
+        numeric = [f for f in schema if _is_number(f.type) and f.name.lower() not in _IGNORED_HEADERS]
         self.vectors = bool(lists)
-        if lists:
-            if len(lists) > 1:
-                raise InputError(f"{path} has {len(lists)} columns of vectors; exactly one is expected")
-            self.features = [lists[0].name]
-            kinds = {lists[0].type.value_type}
-        else:
-            numeric = [f for f in schema if _is_number(f.type) and f.name not in _IGNORED_HEADERS]
-            self.features, kinds = [f.name for f in numeric], {f.type for f in numeric}
+        if len(lists) > 1:
+            raise InputError(f"{path} has {len(lists)} columns of vectors; exactly one is expected")
+        self.features = [field.name for field in lists or numeric]
         if not self.n_rows or not self.features:
-            raise InputError(
-                f"{path} holds no vectors: {self.n_rows} rows, {len(schema)} columns, none of them numeric"
-            )
+            what = "no row" if not self.n_rows else "no column of numbers or of vectors"
+            raise InputError(f"{path} has {what} in it ({self.n_rows} rows, {len(schema)} columns)")
+        if strangers := [f.name for f in schema if not lists and _is_unknown(f.type)]:
+            raise InputError(f"{path}: column {strangers[0]!r} is of a type that is no number; leave it out")
+        kinds = {field.type.value_type for field in lists} or {field.type for field in numeric}
         self.dtype = np.dtype("f4" if kinds <= {pa.float16(), pa.float32()} else "f8")
+        groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+        memory.require(2 * max(groups), f"the largest row group of {path} (write it with smaller row groups)")
         self.n_features = self._width() if self.vectors else len(self.features)
 
     def _width(self) -> int:
+        """Return the most common length of the vectors that are read first."""
         for batch in self.batches(self.features):
-            lengths = pc.drop_null(pc.list_value_length(batch.column(0)))
-            if len(lengths) and (width := lengths[0].as_py()):
-                return int(width)
+            lengths = pc.drop_null(pc.list_value_length(batch.column(0))).to_numpy(zero_copy_only=False)
+            if lengths.any():
+                return int(np.bincount(lengths[lengths > 0]).argmax())
         raise InputError(f"{self.path}: no row of column {self.features[0]} holds a vector")
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
         """Yield record batches of about 16 MiB."""
+        rows = max(1, _BATCH_BYTES // (8 * getattr(self, "n_features", 1024)))
         try:
-            with pq.ParquetFile(self.path) as file:
-                rows = max(1, _BATCH_BYTES // (8 * getattr(self, "n_features", 1024)))
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 16) as file:
                 yield from file.iter_batches(rows, columns=columns, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{self.path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def _is_number(kind: Any) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+    types = pa.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_decimal(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    types = pa.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _is_vector(kind: Any) -> bool:
@@ -165,57 +185,111 @@ def _is_vector(kind: Any) -> bool:
     return bool(is_list and _is_number(kind.value_type))
 
 
+def _is_unknown(kind: Any) -> bool:
+    return not (_is_number(kind) or _is_text(kind) or pa.types.is_null(kind) or pa.types.is_temporal(kind))
+
+
 class CsvTable(_Table):
-    """A CSV file: ``filename,features`` with the numbers as one comma-joined text, or one column per feature."""
+    """A CSV file: ``filename,features`` with the numbers as one comma-joined text, or one column per feature.
+
+    The columns are called c0, c1, ... inside, so that headers may repeat.
+    """
 
     dtype = np.dtype("f8")
 
     def __init__(self, path: Path, memory: MemoryBudget) -> None:
         self.path, self.memory = path, memory
+        csv.field_size_limit(_MAX_CELL)
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for _, row in zip(range(_SAMPLE_ROWS + 1), csv.reader(file), strict=False)]
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = [row for _, row in zip(range(_SAMPLE_ROWS + 1), filter(None, csv.reader(file)), strict=False)]
         except (UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path} is not a readable CSV: {error}") from error
         if not rows:
             raise InputError(f"{path} is empty: no header and no row in it")
-        self.has_header = not all(_as_vector(value) for value in rows[0])
-        self.columns = rows[0] if self.has_header else [f"f{j}" for j in range(len(rows[0]))]
-        sample = rows[1:] if self.has_header else rows
-        if not sample:
+        ragged = next((i for i, row in enumerate(rows) if len(row) != len(rows[0])), None)
+        if ragged is not None:
+            raise InputError(f"{path}: row {ragged} has {len(rows[ragged])} columns, the first has {len(rows[0])}")
+        below = [_Column([row[j] for row in rows[1:]]) for j in range(len(rows[0]))]
+        self.has_header = _is_header(rows[0], below)
+        self.headers = rows[0] if self.has_header else [""] * len(rows[0])
+        self.columns = [f"c{j}" for j in range(len(rows[0]))]
+        if self.has_header and len(rows) == 1:
             raise InputError(f"{path} has a header and no row: at least one image is needed")
-        widths = [max(_as_vector(row[j]) for row in sample if len(row) > j) for j in range(len(sample[0]))]
-        self._choose_columns(widths)
+        self._choose_columns(below if self.has_header else [_Column(list(cells)) for cells in zip(*rows, strict=True)])
         self.n_rows = sum(batch.num_rows for batch in self.batches([self.columns[0]]))
 
-    def _choose_columns(self, widths: list[int]) -> None:
-        """Decide from how many numbers the cells of each column hold which columns are features."""
-        named = list(zip(self.columns, widths, strict=False))
-        vectors = [name for name, width in named if width > 1]
-        names = [name for name, width in named if name.lower() in _NAME_HEADERS or (width == 0 and name)]
-        self.name_column = names[0] if names else None
-        self.vectors = bool(vectors)
+    def _choose_columns(self, content: list[_Column]) -> None:
+        """Decide from headers and content which columns are features and which one holds the names."""
+        known = [header.strip().lower() for header in self.headers]
+        texts = {
+            self.columns[j]: known[j] for j in range(len(known)) if known[j] in _NAME_HEADERS or content[j].is_text
+        }
+        self.name_column = _choose_names(texts)
+        vectors = [j for j, column in enumerate(content) if column.width > 1]
+        numbers = [
+            j
+            for j, column in enumerate(content)
+            if column.width == 1
+            and self.columns[j] not in texts
+            and not (self.has_header and known[j] in _IGNORED_HEADERS)
+        ]
         if len(vectors) > 1:
             raise InputError(f"{self.path} has {len(vectors)} columns of vectors; exactly one is expected")
-        ignored = _IGNORED_HEADERS | _NAME_HEADERS
-        self.features = vectors or [name for name, width in named if width == 1 and name.lower() not in ignored]
-        self.n_features = max(widths) if vectors else len(self.features)
-        if not self.features:
-            raise InputError(f"{self.path} has no column of numbers (columns: {', '.join(self.columns)[:200]})")
+        chosen = vectors or numbers
+        if not chosen:
+            raise InputError(f"{self.path} has no column of numbers (columns: {', '.join(self.headers)[:200]})")
+        expected = {*_NAME_HEADERS, *_IGNORED_HEADERS}
+        strangers = [j for j in range(len(known)) if j not in numbers and known[j] not in expected]
+        if strangers and not vectors:
+            raise InputError(
+                f"{self.path}: column {self.headers[strangers[0]]!r} holds no numbers at its top; "
+                f"call it filename if it names the images, or leave it out"
+            )
+        self.vectors = bool(vectors)
+        self.features = [self.columns[j] for j in chosen]
+        self.n_features = content[vectors[0]].width if vectors else len(numbers)
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
-        """Yield record batches of about 16 MiB, every column as text."""
+        """Yield record batches of up to 16 MiB of the file, every column as text."""
+        block_size = int(np.clip(self.memory.free // 32, 1 << 20, _BATCH_BYTES))
         read = pa.csv.ReadOptions(
-            block_size=_BATCH_BYTES, column_names=self.columns, skip_rows=1 if self.has_header else 0
+            block_size=block_size, column_names=self.columns, skip_rows_after_names=int(self.has_header)
         )
         convert = pa.csv.ConvertOptions(
-            include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True
+            include_columns=columns,
+            column_types=dict.fromkeys(columns, pa.string()),
+            strings_can_be_null=columns != [self.name_column],
         )
+        parse = pa.csv.ParseOptions(newlines_in_values=True)
         try:
-            with pa.csv.open_csv(self.path, read_options=read, convert_options=convert) as reader:
+            with pa.csv.open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert) as reader:
                 yield from reader
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{self.path} is damaged: {str(error).splitlines()[0][:200]}") from error
+
+
+class _Column:
+    """What the cells of a CSV column hold: `width` numbers each (0: none), or text."""
+
+    def __init__(self, cells: list[str]) -> None:
+        filled = [cell for cell in cells if cell.strip()]
+        widths = [width for cell in filled if (width := _as_vector(cell))]
+        self.is_text = len(filled) > 2 * len(widths)
+        self.width = 0 if self.is_text or not widths else max(set(widths), key=widths.count)
+
+
+def _is_header(row: list[str], below: list[_Column]) -> bool:
+    """Tell whether the first row is a header.
+
+    It is if it has text above numbers, or counts the columns of numbers from 0 (pandas), or stands alone without any
+    number.
+    """
+    if not any(column.width or column.is_text for column in below):
+        return not any(map(_as_vector, row))
+    above = [cell.strip() for cell, column in zip(row, below, strict=True) if column.width]
+    counted = [cell for cell in above if cell]
+    return not all(map(_as_vector, counted)) or counted == [str(j) for j in range(len(counted))] or not counted
 
 
 def _as_vector(text: str) -> int:
