@@ -56,7 +56,7 @@ def test_run_plan_status_doctor(place):
     done = toolkit("run", "config.yaml", "--out", "out", "--seed", "3", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "labelling  out/best_clusterization.csv" in done.stdout
-    assert "s: done in" in done.stderr
+    assert "plan: 4 models, about" in done.stderr
     done = toolkit("status", "out", cwd=place)
     assert "out: complete" in done.stdout
     assert "4 models on disk" in done.stdout
@@ -107,13 +107,37 @@ def save(change):
         (save(lambda X: X[:, :2]), ["n_components of a is 3", "at most 2"]),
         (lambda folder, _: (folder / "images_paths.csv").write_text("path\nx.jpg\n"), ["1 image paths", "600 rows"]),
         (lambda folder, _: (folder / "c.npy").write_bytes(b""), ["c.npy"]),
+        (save(lambda X: X.astype(np.float64) * 1e200), ["descriptor a", "overflow"]),
+        (save(lambda X: X.astype(np.float64) * 1e60), ["descriptor a", "too large for float32"]),
+        (lambda folder, _: [p.unlink() for p in folder.iterdir()], ["holds no descriptor file"]),
     ],
 )
 def test_bad_descriptors(place, blobs, spoil, words):
     spoil(place / "descriptors", blobs[0])
     one_line(toolkit("run", "config.yaml", "--out", "out", cwd=place), *words)
-    assert not list(place.glob("out/*.csv"))
+    assert not (place / "out").exists()
     assert not (place / "owned").exists()
+
+
+@pytest.mark.parametrize("n_components", [None, 3])
+def test_rows_that_are_all_the_same(place, blobs, n_components):
+    write(place, stages=[STAGE | {"n_components": n_components}])
+    np.save(place / "descriptors" / "a.npy", np.full_like(blobs[0], 7.3))
+    one_line(toolkit("run", "config.yaml", "--out", "out", cwd=place), "descriptor a", "all 600 rows are the same")
+    assert not (place / "out").exists()
+
+
+def test_no_model_can_be_fitted(place):
+    write(place, stages=[STAGE | {"grid": {"KMeans": {"n_clusters": [700, 800]}}}])
+    one_line(toolkit("run", "config.yaml", "--out", "out", cwd=place), "all 4 models of stage s failed", "700")
+
+
+def test_the_folder_of_another_program_is_left_alone(place):
+    (place / "out").mkdir()
+    (place / "out" / "run.json").write_text('{"wandb": 1}')
+    for command in (["run", "config.yaml", "--out", "out"], ["status", "out"]):
+        one_line(toolkit(*command, cwd=place), "not the record of a run of this toolkit")
+    assert [path.name for path in (place / "out").iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +153,12 @@ def test_bad_descriptors(place, blobs, spoil, words):
         (["plan", "config.yaml", "--memory", "1MiB"], ["does not fit", "1 MiB"]),
         (["run", "config.yaml", "--out", "out", "--device", "tpu"], ["unknown device 'tpu'", "auto, cpu, cuda"]),
         (["run", "config.yaml", "--out", "out", "--device", "cuda"], ["--device cuda", "CPU"]),
+        (["run", "config.yaml", "--out", "out", "--seed", "99999999999"], ["--seed", "4294967296"]),
+        (["run", "config.yaml", "--out", "x" * 300], ["File name too long"]),
+        (["run", "config.yaml"], ["--out"]),
+        (["run", "config.yaml", "--out", "out", "--seed", "x"], ["--seed"]),
+        (["fly"], ["fly"]),
+        (["run", "config.yaml", "--out", "out", "--fast"], ["--fast"]),
         (["status", "nowhere"], ["holds no run"]),
     ],
 )
@@ -169,7 +199,7 @@ def test_interrupted(place):
     code = (
         "import toolkit.grid.run as run, toolkit.cli as cli, sys\n"
         "def stop(*a, **k): raise KeyboardInterrupt\n"
-        "run.fit_labels = stop\n"
+        "run.fit_and_score = stop\n"
         "sys.argv = ['toolkit', 'run', 'config.yaml', '--out', 'out']\n"
         "cli.main()\n"
     )

@@ -43,9 +43,14 @@ def changed(path, value):
 def test_the_documented_example_is_read():
     config = parse_config(GOOD)
     assert config.stages[0].components_of("b") == 0.6
-    assert config.stages[1].scalers == ["norm", "std"]  # as in the stage before
-    assert config.stages[2].components_of("a") == 150
     assert parse_config(config.identity()) == config
+
+
+def test_a_grid_takes_reduction_and_scalers_from_the_stage_before():
+    content = copy.deepcopy(GOOD)
+    content["stages"].append({"name": "more", "grid": {"KMeans": {"n_clusters": [2]}}})
+    assert parse_config(content).stages[3].scalers == ["norm", "std"]
+    assert parse_config(content).stages[3].components_of("b") == 0.6
 
 
 def test_one_value_stands_for_a_list_and_one_grid_for_all():
@@ -70,7 +75,17 @@ def test_one_value_stands_for_a_list_and_one_grid_for_all():
         (["stages", 0, "fraction"], 0, "fraction is 0: input should be greater than 0"),
         (["stages", 0, "fraction"], 1.2, "less than or equal to 1"),
         (["stages", 0, "n_components"], 1.5, "n_components is 1.5"),
-        (["stages", 0, "n_components"], 0, "greater than 0"),
+        (["stages", 0, "n_components"], 0, "n_components is 0; allowed: a whole number of at least 1"),
+        (["stages", 0, "n_components"], True, "n_components is True"),
+        (["stages", 0, "n_components", "a"], "all", "n_components is 'all'"),
+        (["stages", 0, "scalers"], [], "at least 1 item"),
+        (["stages", 0, "scalers"], ["norm", "norm"], "'norm' is there twice"),
+        (["stages", 0, "grid"], {}, "the grid is empty"),
+        (["stages", 1, "scalers"], ["norm"], "a stage with refine takes scalers from the models it refines"),
+        (["stages", 0, "fraction"], True, "fraction is True"),
+        (["stages", 0, "grid", "KMeans", "n_clusters"], [3.0], "is 3.0; allowed: a whole number"),
+        (["stages", 0, "grid", "HDBSCAN", "allow_single_cluster"], [1], "allowed: False, True"),
+        (["descriptors", "names"], [], "at least 1 item"),
         (["stages", 0, "scalers"], ["max"], "'norm', 'std', 'l2' or 'none'"),
         (["stages", 0, "name"], "../x", "stages.0.name"),
         (["stages", 1, "name"], "clusterization", "two stages are called 'clusterization'"),
@@ -113,6 +128,8 @@ def test_the_first_stage_needs_a_grid():
         ("- 1\n", "holds list"),
         ("", "holds NoneType"),
         ("x: 1", "descriptors is missing"),
+        ("a: 1\na: 2", "key 'a' is there twice"),
+        ("[" * 5000, "not readable"),
     ],
 )
 def test_files_that_are_no_config(tmp_path, text, message):

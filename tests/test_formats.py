@@ -167,6 +167,100 @@ def test_what_is_no_matrix(tmp_path, memory, name, content, message):
         open_descriptor(path, memory)
 
 
+@pytest.mark.parametrize(
+    ("text", "matrix", "images"),
+    [
+        ("0,1\n5,6\n7,8\n", [[5, 6], [7, 8]], None),  # pandas' column numbers
+        (",0,1\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]], None),
+        ("Unnamed: 0,a,b\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]], None),
+        ('x.jpg,"1,2"\ny.jpg,"3,4"\n', [[1, 2], [3, 4]], ["x.jpg", "y.jpg"]),  # no header
+        ("x.jpg,1,2\ny.jpg,3,4\n", [[1, 2], [3, 4]], ["x.jpg", "y.jpg"]),
+        ("1,2,\n3,4,\n", [[1, 2], [3, 4]], None),  # trailing comma
+        ("\ufeff1,2\n3,4\n", [[1, 2], [3, 4]], None),  # byte order mark
+        ("\ufefflabel,a,b\n9,1,2\n9,3,4\n", [[1, 2], [3, 4]], None),
+        ("a,a,b\n1,2,3\n4,5,6\n", [[1, 2, 3], [4, 5, 6]], None),  # a header twice
+        ('filename,features\na,"1,2,3"\nb,"1,2"\nc,"3,4"\n', [[np.nan] * 2, [1, 2], [3, 4]], ["a", "b", "c"]),
+        ("class,filename,a\ncar,x.jpg,1\nvan,y.jpg,2\n", [[1], [2]], ["x.jpg", "y.jpg"]),
+        ("filename,a\nNA,1\nnull,2\n", [[1], [2]], ["NA", "null"]),
+        ("filename,a\n001,1\n002,2\n", [[1], [2]], ["001", "002"]),
+        (",a,b\nx.jpg,1,2\ny.jpg,3,4\n", [[1, 2], [3, 4]], ["x.jpg", "y.jpg"]),  # pandas' string index
+        ('"file\nname",a\nx,1\ny,2\n', None, None),
+        ("a,b\n\n1,2\n\n3,4\n", [[1, 2], [3, 4]], None),  # blank lines
+        ("a,b\r\n1,2\r\n3,4\r\n", [[1, 2], [3, 4]], None),
+        ("1,2\n", [[1, 2]], None),  # one row
+    ],
+)
+def test_dialects_of_csv(tmp_path, memory, text, matrix, images):
+    (tmp_path / "x.csv").write_text(text, newline="")
+    if matrix is None:
+        with pytest.raises(InputError, match="holds no numbers"):
+            open_descriptor(tmp_path / "x.csv", memory)
+        return
+    file = open_descriptor(tmp_path / "x.csv", memory)
+    np.testing.assert_array_equal(np.concatenate(list(file.windows(10))), matrix)
+    names = file.image_names()
+    assert images == (None if names is None else names.tolist())
+
+
+def test_a_feature_that_is_no_number_at_the_top_is_not_dropped(tmp_path, memory):
+    (tmp_path / "x.csv").write_text("a,b\n" + "1,none\n" * 150 + "2,3\n")
+    with pytest.raises(InputError, match="column 'b' holds no numbers"):
+        open_descriptor(tmp_path / "x.csv", memory)
+
+
+def test_parquet_of_other_types(tmp_path, memory):
+    """Dictionary-encoded and decimal numbers, an index, a short first vector."""
+    from decimal import Decimal
+
+    table = {
+        "label": ["car", "van"],
+        "filename": pa.array(["x", "y"]).dictionary_encode(),
+        "a": pa.array([1.5, 2.5]).dictionary_encode(),
+        "b": pa.array([Decimal("3.25"), Decimal("4.25")]),
+        "Id": [7, 8],
+    }
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    file = open_descriptor(tmp_path / "x.parquet", memory)
+    np.testing.assert_array_equal(np.concatenate(list(file.windows(10))), [[1.5, 3.25], [2.5, 4.25]])
+    assert file.image_names().tolist() == ["x", "y"]
+    pq.write_table(pa.table({"v": [[1.0], [1.0, 2.0], [3.0, 4.0]]}), tmp_path / "x.parquet")
+    found = np.concatenate(list(open_descriptor(tmp_path / "x.parquet", memory).windows(10)))
+    assert np.isnan(found).all(axis=1).tolist() == [True, False, False]
+
+
+def test_npz_whose_header_promises_too_much(tmp_path, memory, matrix):
+    """The bytes of the next member are not rows of this one."""
+    np.savez(tmp_path / "x.npz", a=matrix, b=matrix[0])
+    content = (tmp_path / "x.npz").read_bytes()
+    assert b"(101, 9)" in content
+    changed = content.replace(b"(101, 9)", b"(102, 9)")
+    import zipfile
+    import zlib
+
+    with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+        member = archive.read("a.npy")
+    old, new = (zlib.crc32(m).to_bytes(4, "little") for m in (member, member.replace(b"(101, 9)", b"(102, 9)")))
+    (tmp_path / "x.npz").write_bytes(changed.replace(old, new))
+    with pytest.raises(InputError, match="does not match its"):
+        open_descriptor(tmp_path / "x.npz", memory)
+
+
+def test_bytes_after_an_npy(tmp_path, memory, matrix):
+    np.save(tmp_path / "x.npy", matrix)
+    with (tmp_path / "x.npy").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(InputError, match="4 bytes more than its header says"):
+        open_descriptor(tmp_path / "x.npy", memory)
+
+
+def test_a_table_that_changes_after_opening(tmp_path, memory, matrix):
+    write_csv_wide(tmp_path / "x.csv", matrix)
+    file = open_descriptor(tmp_path / "x.csv", memory)
+    write_csv_wide(tmp_path / "x.csv", matrix[:50])
+    with pytest.raises(InputError, match="has 50 rows, 101 when it was opened"):
+        list(file.blocks(40))
+
+
 def test_ambiguous_and_missing(tmp_path, memory, matrix):
     np.savez(tmp_path / "two.npz", a=matrix, b=matrix)
     with pytest.raises(InputError, match=r"2 two-dimensional arrays \(of: a, b\)"):

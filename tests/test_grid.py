@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from toolkit.descriptors.keeper import Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.grid.plan import Cell, check_descriptors, expand, group_cells, stage_cells
-from toolkit.grid.predict import check_fits, stage_costs
+from toolkit.grid.predict import check_disk, check_memory, predict
 from toolkit.grid.refine import refine
 from toolkit.grid.selection import finalists, rank
 from toolkit.grid.store import Store
@@ -94,6 +96,7 @@ def test_refining_takes_half_steps_to_the_neighbours():
         ([5, 10, 15], 10, [7, 10, 13]),  # halves are rounded outwards
         ([5, 10, 15], 15, [12, 15, 18]),  # beyond the end
         ([2, 3, 4], 2, [2, 3]),  # 1 cluster is no clustering
+        ([8, 64], 8, [4, 8, 36]),  # the mirrored step would go below 0
         ([7], 7, [7]),  # no step is known
     ],
 )
@@ -193,16 +196,34 @@ def test_model_ids_hold_everything_that_decides_a_result(folder):
 
 def test_plan_predicts_every_group_and_refuses_what_cannot_fit(folder):
     loader = DataLoader(None, folder, memory="2GiB")
-    costs = stage_costs(config(folder, n_components=3), loader)
-    assert len(costs) == 4 + 4 * 2 * 3
-    assert sum(cost["cells"] for cost in costs) == 4 * 2 * (14 + 84 + 7)
-    assert all(cost["seconds"] > 0 and cost["n_bytes"] <= cost["worst_bytes"] for cost in costs)
-    check_fits(costs, loader.memory)
+    parts = predict(config(folder, n_components=3), loader)
+    assert len(parts) == 4 + 4 * 2 * 3
+    assert sum(part.n_cells for part in parts) == 4 * 2 * (14 + 84 + 7)
+    assert all(part.cost.seconds > 0 and part.cost.n_bytes <= part.cost.worst_bytes for part in parts)
+    check_memory(parts, loader.memory)
+    check_disk(parts, folder)
     with pytest.raises(MemoryBudgetError, match=r"the plan does not fit: s: .* needs .* memory budget of 1 MiB"):
-        check_fits(costs, MemoryBudget(1 << 20))
-    costs[0]["disk"] = 1 << 60
+        check_memory(parts, MemoryBudget(1 << 20))
     with pytest.raises(InputError, match="on the disk"):
-        check_fits(costs, loader.memory, folder / "new" / "out")
+        check_disk([dataclasses.replace(parts[0], least_disk_bytes=1 << 60)], folder)
+
+
+def test_plan_covers_refined_stages(folder):
+    """On more rows than the stage before, with at most as many models as a refined grid can have."""
+    content = {
+        "descriptors": {"folder": str(folder), "names": ["osnet"]},
+        "stages": [
+            {"name": "first", "fraction": 0.1, "grid": {"DBSCAN": {"eps": [1, 2], "min_samples": [2, 4]}}},
+            {"name": "second", "refine": {"top": 2}},
+        ],
+    }
+    parts = predict(parse_config(content), DataLoader(["osnet"], folder))
+    assert [(part.stage, part.part, part.n_cells, part.n_rows) for part in parts] == [
+        ("first", "osnet reduction", 0, 4),
+        ("first", "osnet norm DBSCAN", 4, 4),
+        ("second", "osnet reduction", 0, 40),
+        ("second", "osnet DBSCAN", 18, 40),
+    ]
 
 
 def test_plan_grows_with_the_rows(tmp_path, rng):
@@ -211,9 +232,9 @@ def test_plan_grows_with_the_rows(tmp_path, rng):
         folder = tmp_path / str(n_rows)
         folder.mkdir()
         np.save(folder / "a.npy", rng.normal(size=(n_rows, 8)).astype(np.float32))
-        costs = stage_costs(config(folder, n_components=3), DataLoader(None, folder))
-        seconds.append({cost["group"]: cost["seconds"] for cost in costs})
-    assert all(seconds[1][group] > seconds[0][group] for group in seconds[0] if "reduction" not in group)
+        parts = predict(config(folder, n_components=3), DataLoader(None, folder))
+        seconds.append({part.part: part.cost.seconds for part in parts})
+    assert all(seconds[1][part] > seconds[0][part] for part in seconds[0] if "reduction" not in part)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +244,7 @@ def test_plan_grows_with_the_rows(tmp_path, rng):
         ({"n_components": {"resnet": 3}}, "names descriptor 'resnet'; known: efficientnet-b7, osnet"),
         ({"grid_per_descriptor": {"x": {"KMeans": {"n_clusters": [2]}}}}, "names descriptor 'x'"),
         ({"fraction": 0.1, "n_components": 5}, "at most 4"),
+        ({"n_components": {"osnet": 3}}, "says nothing of efficientnet-b7"),
     ],
 )
 def test_what_the_descriptors_cannot_do(folder, stage, message):

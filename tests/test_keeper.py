@@ -95,12 +95,22 @@ def test_changed_content_is_computed_anew(folder, blobs):
     assert not np.allclose(make(folder).scale(Sample("a", n_components=5), "norm"), before)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "delete manifest", "delete matrix"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "change", "delete manifest", "no manifest", "delete matrix", "no files"]
+)
 def test_a_damaged_cache_is_made_again(folder, damage):
     expected = make(folder).scale(Sample("a", n_components=5), "norm")
     entry = next((folder.parent / "cache").glob("reduced-*"))
     if damage == "truncate":
         (entry / "matrix.npy").write_bytes((entry / "matrix.npy").read_bytes()[:-4])
+    elif damage == "change":
+        content = bytearray((entry / "matrix.npy").read_bytes())
+        content[-7] ^= 255
+        (entry / "matrix.npy").write_bytes(content)
+    elif damage == "no manifest":
+        (entry / "entry.json").write_text("[]")
+    elif damage == "no files":
+        (folder.parent / "cache" / "files.json").write_text("{")
     else:
         (entry / ("entry.json" if damage == "delete manifest" else "matrix.npy")).unlink()
     np.testing.assert_array_equal(make(folder).scale(Sample("a", n_components=5), "norm"), expected)
@@ -122,6 +132,34 @@ def test_rows_that_are_not_finite(folder, blobs):
             shutil.rmtree(folder.parent / "cache")
         with pytest.raises(InputError, match="2 rows hold NaN or inf, the first is row 3"):
             make(folder, strict=True).reduce(Sample("a", n_components=5))
+
+
+def test_float64_without_reduction_keeps_its_digits(tmp_path, rng):
+    X = rng.normal(size=(500, 4)) + 1e9
+    np.save(tmp_path / "x.npy", X)
+    keeper = DataKeeper(loader=DataLoader(descriptor_folder=tmp_path))
+    np.testing.assert_allclose(keeper.scale(keeper.sample("x"), "norm"), MinMaxScaler().fit_transform(X), atol=1e-6)
+
+
+def test_a_second_keeper_does_not_disturb_the_first(folder, monkeypatch):
+    """Two keepers over one cache at once, here one inside the other's computation."""
+    measure = keeper_module.measure
+    inner = []
+
+    def disturbed(*arguments, **options):
+        if not inner:
+            inner.append(True)
+            inner.append(make(folder).scale(Sample("a", n_components=5), "norm"))
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(keeper_module, "measure", disturbed)
+    np.testing.assert_array_equal(make(folder).scale(Sample("a", n_components=5), "norm"), inner[1])
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.5, 5.0, "5", True])
+def test_components_out_of_range(folder, value):
+    with pytest.raises(InputError, match="allowed: a whole number of at least 1"):
+        DataKeeper({"a": value}, loader=DataLoader(descriptor_folder=folder))
 
 
 def test_names_that_do_not_exist(folder):

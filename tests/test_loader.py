@@ -72,6 +72,15 @@ def test_lengths_that_differ_are_both_named(folder, rng):
         toolkit.DataLoader(descriptor_folder=folder)
 
 
+def test_image_paths_with_commas_and_marks(folder):
+    names = [f"a,{i}.jpg" for i in range(50)]
+    (folder / "images_paths.csv").write_text("\ufeffpath\n" + "".join(f'"{name}"\n' for name in names))
+    assert toolkit.DataLoader(descriptor_folder=folder).image_paths.tolist() == names
+    (folder / "images_paths.csv").write_text("path\n" + "\n".join(names))
+    with pytest.raises(InputError, match="quote paths that hold commas"):
+        _ = toolkit.DataLoader(descriptor_folder=folder).image_paths
+
+
 def test_what_is_not_there(folder, tmp_path):
     with pytest.raises(InputError, match="unknown descriptor 'z'; known: a, b"):
         toolkit.DataLoader(["z"], folder)

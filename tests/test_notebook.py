@@ -110,7 +110,7 @@ def test_visualization(keeper, n_components):
     assert drawn == [180, 180]
     low = toolkit.get_cluster_visualization(models[:1], keeper, n_components, thresh=[(-1e9, 0)] * n_components)
     assert sum(len(points.get_offsets()) for points in low[0].collections) < 180
-    with pytest.raises(InputError, match="ranges"):
+    with pytest.raises(InputError, match=r"one \(low, high\) for each"):
         toolkit.get_cluster_visualization(models, keeper, n_components, thresh=[(0, 1)] * 5)
 
 
@@ -118,6 +118,46 @@ def test_visualization_mistakes(keeper):
     models = search(keeper, 0.3)[:1]
     with pytest.raises(InputError, match="2 or 3"):
         toolkit.get_cluster_visualization(models, keeper, n_components=4)
-    other = toolkit.DataKeeper({"a": 5}, loader=keeper.loader)
-    with pytest.raises(InputError, match="180 labels, data_keeper holds 600 rows"):
-        toolkit.get_cluster_visualization(models, other)
+    shorter = dict(models[0], labels=models[0]["labels"][:-1])
+    with pytest.raises(InputError, match="179 labels, data_keeper gives 180 rows"):
+        toolkit.get_cluster_visualization([shorter], keeper)
+
+
+def test_every_model_is_drawn_on_the_rows_it_has_seen(keeper):
+    """Two searches over different random halves in one figure: each cluster of each model lies where its rows lie."""
+    models = []
+    for seed in (1, 2):
+        selected = {"a": {"KMeans": {"n_clusters": [4]}}}
+        models += toolkit.conduct_grid_search(selected, True, "norm", keeper, 0.5, seed)
+    drawn = []
+
+    def remember(sample, scaler):
+        drawn.append(sample)
+        return type(keeper).scale(keeper, sample, scaler)
+
+    keeper.scale = remember
+    toolkit.get_cluster_visualization(models, keeper)
+    assert [(sample.fraction, sample.seed) for sample in drawn] == [(0.5, 1), (0.5, 2)]
+
+
+def test_a_model_that_cannot_be_fitted_costs_itself(keeper):
+    models = toolkit.conduct_grid_search({"b": {"KMeans": {"n_clusters": [2, 700]}}}, data_keeper=keeper)
+    assert models[0]["n_clusters"] == 2
+    assert models[1]["labels"] is None
+    assert "700" in models[1]["error"]
+    assert len(toolkit.countplot_clusters(models)) == 1
+    with pytest.raises(InputError, match="unknown scaler"):
+        toolkit.conduct_grid_search({"b": {"KMeans": {"n_clusters": [2]}}}, scaler="max", data_keeper=keeper)
+    with pytest.raises(InputError, match="unknown noise"):
+        toolkit.conduct_grid_search({"b": {"KMeans": {"n_clusters": [2]}}}, data_keeper=keeper, noise="as cluster")
+
+
+def test_the_current_descriptor_stays_current(keeper):
+    """Searching or drawing another descriptor does not change what the keeper's own calls return."""
+    keeper.load_descriptor_PCA("a")
+    norm = keeper.get_norm_scaled_descriptor()
+    toolkit.conduct_grid_search({"b": {"KMeans": {"n_clusters": [2]}}}, data_keeper=keeper)
+    assert keeper.get_norm_scaled_descriptor() is norm
+    assert keeper.get_std_scaled_descriptor().shape == norm.shape
+    keeper.load_descriptor_PCA("b")
+    assert keeper.get_norm_scaled_descriptor().shape == (600, 4)

@@ -266,6 +266,50 @@ def test_a_cell_that_cannot_be_fitted_costs_itself(content, tmp_path):
     assert execute(content, tmp_path / "out").n_fitted == 0
 
 
+@pytest.mark.parametrize("place", ["head", "middle"])
+def test_a_damaged_model_file_is_fitted_again(content, tmp_path, place):
+    execute(content, tmp_path / "out")
+    before = tables(tmp_path / "out")
+    for path in (tmp_path / "out" / "models").glob("*.parquet"):
+        damaged = bytearray(path.read_bytes())
+        start = 4 if place == "head" else len(damaged) // 2
+        damaged[start : start + 40] = b"\0" * 40
+        path.write_bytes(damaged)
+    assert execute(content, tmp_path / "out").n_fitted > 0
+    assert tables(tmp_path / "out") == before
+
+
+def test_any_exception_in_a_cell_costs_that_cell(content, tmp_path, monkeypatch):
+    from toolkit.cluster import reference
+
+    def broken(*_):
+        raise TypeError("a library's bug")
+
+    monkeypatch.setitem(reference._FITS, "HDBSCAN", broken)
+    outcome = execute(content, tmp_path / "out")
+    table = outcome.models["clusterization"]
+    assert table["error"].notna().sum() == 8
+    assert set(table["error"].dropna()) == {"TypeError: a library's bug"}
+    monkeypatch.undo()
+    assert execute(content, tmp_path / "out").models["clusterization"]["error"].isna().all()
+
+
+@pytest.mark.parametrize("limit", ["270MiB", "400MiB", "4GiB"])
+def test_the_memory_budget_changes_no_byte(tmp_path, rng, limit):
+    """Blocks are the same whatever the budget; only how many are in flight differs."""
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d" / "a.npy", rng.normal(size=(20_000, 128)).astype(np.float32))
+    stage = {"name": "s", "n_components": 100, "scalers": ["std"], "grid": {"KMeans": {"n_clusters": [3], "n_init": 1}}}
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"descriptors": {"folder": "d"}, "stages": [stage], "silhouette_rows": 500}))
+    found = []
+    for name, memory in (("one", limit), ("two", "8GiB")):
+        command = [sys.executable, "-m", "toolkit", "run", str(config), "--out", name, "--memory", memory, "--quiet"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        found.append(tables(tmp_path / name))
+    assert found[0] == found[1]
+
+
 def test_noise_as_one_more_cluster(content, tmp_path):
     content["stages"] = [{**STAGES[0], "grid": {"DBSCAN": {"eps": [0.3], "min_samples": [16]}}, "scalers": ["std"]}]
     apart = execute(content, tmp_path / "apart").models["clusterization"].iloc[0]

@@ -6,6 +6,7 @@ import os
 import pickle
 import pickletools
 import struct
+import time
 import warnings
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from toolkit.descriptors.formats import RawFile, open_pickle
 from toolkit.errors import InputError
-from toolkit.memory import MemoryBudget
+from toolkit.memory import MemoryBudget, peak_bytes, reset_peak, resident_bytes
 
 
 def read(path, memory):
@@ -169,6 +170,58 @@ def test_python_objects_are_bounded_by_the_budget(tmp_path, memory):
     tight = MemoryBudget(MemoryBudget(1).limit - MemoryBudget(1).free + (1 << 20))  # 1 MiB more than now
     with pytest.raises(InputError, match="memory budget"):
         open_pickle(path, tight)
+
+
+NESTED = b"]q\0" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(60))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NESTED + b"h\x3ch\x3c\x93.",  # a name that doubles 60 times
+        b"cnumpy\ndtype\n" + NESTED + b"h\x3c\x85R.",
+        b"cnumpy.core.numeric\n_frombuffer\n(U\x01bcnumpy\ndtype\nU\x02f4\x85RK\x01" + b"\x85" * 100_000 + b"U\x01CtR.",
+        b"cnumpy.core.numeric\n_frombuffer\n(U\x01bcnumpy\ndtype\nU\x02f4\x85R("
+        + b"\x8a\xff"
+        + b"\x7f" * 255
+        + b"q\0"
+        + b"h\0" * 100_000
+        + b"tU\x01CtR.",
+    ],
+)
+def test_small_files_do_not_take_long(tmp_path, memory, content):
+    (tmp_path / "x.pickle").write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        open_pickle(tmp_path / "x.pickle", memory)
+    assert len(str(caught.value)) < 500
+    assert time.monotonic() - start < 10  # not a speed: without the guards these take hours
+
+
+def test_repeated_text_is_counted(tmp_path):
+    text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + b"q\0X\x06\0\0\0latin1q\x01"
+    content = b"(" + text + b"c_codecs\nencode\nq\x02" + b"h\x02h\0h\x01\x86R" * 2000 + b"l."
+    (tmp_path / "x.pickle").write_bytes(content)
+    limit = MemoryBudget(resident_bytes() + (200 << 20))
+    reset_peak()
+    with pytest.raises(InputError, match="memory budget"):
+        open_pickle(tmp_path / "x.pickle", limit)
+    assert peak_bytes() < limit.limit
+
+
+def test_more_than_one_pickle(tmp_path, memory):
+    (tmp_path / "x.pickle").write_bytes(pickle.dumps(np.ones((3, 2))) * 2)
+    with pytest.raises(InputError, match="more follows"):
+        open_pickle(tmp_path / "x.pickle", memory)
+
+
+def test_rows_of_different_dtypes(tmp_path, memory):
+    rows = [np.array([1, 2], "u1"), np.array([-1.5, 1e300])]
+    (tmp_path / "x.pickle").write_bytes(pickle.dumps(rows))
+    np.testing.assert_array_equal(read(tmp_path / "x.pickle", memory), [[1, 2], [-1.5, 1e300]])
+    (tmp_path / "x.pickle").write_bytes(pickle.dumps([[10**400, 1]]))
+    with pytest.raises(InputError, match="too large"):
+        open_pickle(tmp_path / "x.pickle", memory)
 
 
 def test_every_instruction_is_either_known_or_refused_by_name():

@@ -65,7 +65,7 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what processes of this machine that are gone left behind directly inside `folder`."""
     for left in folder.glob(f"{_MARK}{platform.node()}-*"):
         owner = left.name.removeprefix(f"{_MARK}{platform.node()}-").split("-")[0]
-        if owner.isdigit() and psutil.pid_exists(int(owner)) and int(owner) != os.getpid():
+        if owner.isdigit() and psutil.pid_exists(int(owner)):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

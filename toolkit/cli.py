@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from toolkit.errors import InputError, InterruptedRunError, ToolkitError
 
 app = typer.Typer(
     help="Cluster image descriptors: PCA, scaling, a grid of KMeans, DBSCAN and HDBSCAN, scores, the best labelling.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -29,7 +28,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at rows with NaN or inf instead of leaving them out.")]
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT}
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's UsageError, wherever this version of typer keeps it
 
 
 @app.command()
@@ -46,23 +45,19 @@ def run(
 ) -> None:
     """Run all stages of CONFIG and write scores, the best labelling and run.json to --out."""
     from toolkit.backend.device import choose_device
-    from toolkit.config import load_config
-    from toolkit.grid.predict import check_fits, stage_costs
+    from toolkit.config import load_config, parse_config
     from toolkit.grid.run import Run
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
-    from toolkit.report.tables import outcome_text, plan_summary
+    from toolkit.report.tables import outcome_text
 
     loaded = load_config(config)
     if seed is not None:
-        loaded = loaded.model_copy(update={"seed": seed})
-    reporter = Reporter(quiet=quiet)
+        loaded = parse_config(loaded.identity() | {"seed": seed}, source="--seed")
     chosen = choose_device(device, loaded.engine)
-    job = Run(loaded, out, memory=MemoryBudget.resolve(memory), device=chosen, reporter=reporter, strict=strict)
-    costs = stage_costs(loaded, job.loader)
-    check_fits(costs, job.memory, out)
-    reporter.say(plan_summary(costs, job.memory))
+    budget = MemoryBudget.resolve(memory)
     try:
+        job = Run(loaded, out, memory=budget, device=chosen, reporter=Reporter(quiet=quiet), strict=strict)
         outcome = job.execute()
     except KeyboardInterrupt as error:
         raise InterruptedRunError("stopped; the same command goes on where it stopped") from error
@@ -74,16 +69,16 @@ def run(
 def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> None:
     """Print what CONFIG will compute: rows, bytes, predicted seconds and GiB per group; exit 2 if it cannot fit."""
     from toolkit.config import load_config
-    from toolkit.grid.predict import check_fits, stage_costs
+    from toolkit.grid.predict import check_memory, predict
     from toolkit.grid.run import open_loader
     from toolkit.memory import MemoryBudget
     from toolkit.report.tables import plan_text
 
     loaded = load_config(config)
     loader = open_loader(loaded, MemoryBudget.resolve(memory))
-    costs = stage_costs(loaded, loader)
-    print(plan_text(costs, loader.memory))
-    check_fits(costs, loader.memory)
+    parts = predict(loaded, loader)
+    print(plan_text(parts, loader.memory))
+    check_memory(parts, loader.memory)
 
 
 @app.command()
@@ -108,23 +103,27 @@ def doctor(*, debug: Debug = False) -> None:
 
 def main() -> None:
     """Run the command line; errors that a user can act on are one line, without a traceback."""
+    arguments = sys.argv[1:] or ["--help"]
     try:
-        app()
+        sys.exit(app(arguments, standalone_mode=False))
+    except _UsageError as error:
+        sys.exit(_fail(f"{error.format_message()} See toolkit --help.", error.exit_code))
+    except typer.Abort:
+        sys.exit(_fail("stopped", InterruptedRunError.exit_code))
     except ToolkitError as error:
-        if "--debug" in sys.argv:
+        if "--debug" in arguments:
             raise
         sys.exit(_fail(str(error), error.exit_code))
     except OSError as error:
-        if "--debug" in sys.argv or error.errno not in _DISK_ERRORS | _ACCESS_ERRORS:
+        if "--debug" in arguments:
             raise
         sys.exit(_fail(_explain(error), InputError.exit_code))
 
 
 def _explain(error: OSError) -> str:
-    where = error.filename or "the output folder"
     if error.errno in _DISK_ERRORS:
         return f"cannot write: {error.strerror}; free some space and run the same command, finished models are kept"
-    return f"cannot use {where}: {error.strerror}; check the path and its permissions"
+    return f"cannot use {error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions"
 
 
 def _fail(text: str, code: int) -> int:

@@ -8,61 +8,64 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from toolkit.descriptors.reduce import check_components
 from toolkit.errors import InputError
 
-Number = int | float
 Values = list[Any]
 _INHERITED: tuple[str, ...] = ("n_components", "scalers")
+_OWN = {*_INHERITED, "grid_per_descriptor"}  # of a stage with a grid; a refined one has the models' own
 _Strict = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Parameter(BaseModel):
-    """What a parameter of an estimator may be."""
+    """What a parameter of an estimator may be, and whether a refined stage varies it."""
 
     kind: Literal["integer", "number", "choice"]
     minimum: float = -math.inf
     exclusive: bool = False
     choices: tuple[Any, ...] = ()
     optional: bool = False
+    refined: bool = False
 
     def problem(self, value: Any) -> str | None:
         """Say what is allowed, if `value` is not."""
         if value is None and self.optional:
             return None
         if self.kind == "choice":
-            return None if value in self.choices else f"allowed: {', '.join(map(str, self.choices))}"
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        whole = is_number and (self.kind == "number" or int(value) == value)
-        if whole and (value > self.minimum or (value == self.minimum and not self.exclusive)):
+            fits = any(type(value) is type(choice) and value == choice for choice in self.choices)
+            return None if fits else f"allowed: {', '.join(map(str, self.choices))}"
+        kinds = int if self.kind == "integer" else int | float
+        is_number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        if is_number and (value > self.minimum or (value == self.minimum and not self.exclusive)):
             return None
         noun = "a whole number" if self.kind == "integer" else "a number"
         return f"allowed: {noun} {'above' if self.exclusive else 'of at least'} {self.minimum:g}"
 
 
-def _whole(minimum: int, *, optional: bool = False) -> _Parameter:
-    return _Parameter(kind="integer", minimum=minimum, optional=optional)
+def _whole(minimum: int, *, optional: bool = False, refined: bool = False) -> _Parameter:
+    return _Parameter(kind="integer", minimum=minimum, optional=optional, refined=refined)
 
 
 # Estimator -> parameter -> what it may be (scikit-learn's names and meanings).
 PARAMETERS: dict[str, dict[str, _Parameter]] = {
     "KMeans": {
-        "n_clusters": _whole(2),
+        "n_clusters": _whole(2, refined=True),
         "n_init": _whole(1),
         "max_iter": _whole(1),
         "tol": _Parameter(kind="number", minimum=0),
         "init": _Parameter(kind="choice", choices=("k-means++", "random")),
     },
     "DBSCAN": {
-        "eps": _Parameter(kind="number", minimum=0, exclusive=True),
-        "min_samples": _whole(1),
+        "eps": _Parameter(kind="number", minimum=0, exclusive=True, refined=True),
+        "min_samples": _whole(1, refined=True),
     },
     "HDBSCAN": {
-        "min_cluster_size": _whole(2),
-        "min_samples": _whole(1, optional=True),
+        "min_cluster_size": _whole(2, refined=True),
+        "min_samples": _whole(1, optional=True, refined=True),
         "cluster_selection_method": _Parameter(kind="choice", choices=("eom", "leaf")),
-        "cluster_selection_epsilon": _Parameter(kind="number", minimum=0),
+        "cluster_selection_epsilon": _Parameter(kind="number", minimum=0, refined=True),
         "max_cluster_size": _whole(1, optional=True),
         "allow_single_cluster": _Parameter(kind="choice", choices=(False, True)),
     },
@@ -70,8 +73,8 @@ PARAMETERS: dict[str, dict[str, _Parameter]] = {
 REQUIRED = {"KMeans": ("n_clusters",), "DBSCAN": ("eps", "min_samples"), "HDBSCAN": ("min_cluster_size",)}
 
 Grid = dict[str, dict[str, Values]]
-Share = Annotated[float, Field(gt=0, le=1)]
-Components = Annotated[Number, Field(gt=0)] | None
+Share = Annotated[float, Field(strict=True, gt=0, le=1)]
+Integer = Annotated[int, Field(strict=True)]
 
 
 def check_grid(grid: Grid) -> Grid:
@@ -82,6 +85,8 @@ def check_grid(grid: Grid) -> Grid:
     ValueError
         Naming what was received and what is allowed.
     """
+    if not grid:
+        raise ValueError(f"the grid is empty; give at least one of {', '.join(PARAMETERS)}")
     for family, parameters in grid.items():
         if family not in PARAMETERS:
             raise ValueError(f"unknown estimator {family!r}; known: {', '.join(PARAMETERS)}")
@@ -96,6 +101,18 @@ def check_grid(grid: Grid) -> Grid:
         if missing := [name for name in REQUIRED[family] if name not in parameters]:
             raise ValueError(f"{family} needs values for {', '.join(missing)}")
     return grid
+
+
+def _check_all_components(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: check_components(one) for name, one in value.items()}
+    return check_components(value)
+
+
+def _once(values: list[str]) -> list[str]:
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]!r} is there twice")
+    return values
 
 
 def _listed(grid: Any) -> Any:
@@ -115,7 +132,7 @@ class Descriptors(BaseModel):
 
     model_config = _Strict
     folder: Path
-    names: list[str] | None = None
+    names: Annotated[list[str], Field(min_length=1)] | None = None
     image_paths: Path | None = None
 
 
@@ -123,17 +140,19 @@ class Refine(BaseModel):
     """A finer grid around the `top` best models of each descriptor and estimator of the stage before."""
 
     model_config = _Strict
-    top: Annotated[int, Field(ge=1)]
+    top: Annotated[Integer, Field(ge=1)]
 
 
 class Stage(BaseModel):
     """One pass over a grid; what is not given is as in the stage before."""
 
     model_config = _Strict
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     fraction: Share = 1.0
-    n_components: Components | dict[str, Components] = None
-    scalers: list[Literal["norm", "std", "l2", "none"]] = ["norm"]
+    n_components: Annotated[Any, AfterValidator(_check_all_components)] = None
+    scalers: Annotated[list[Literal["norm", "std", "l2", "none"]], Field(min_length=1), AfterValidator(_once)] = [
+        "norm"
+    ]
     grid: Grid | None = None
     grid_per_descriptor: dict[str, Grid] = {}
     refine: Refine | None = None
@@ -152,19 +171,15 @@ class Stage(BaseModel):
     def _check(self) -> Stage:
         if (self.grid is None) == (self.refine is None):
             raise ValueError("a stage has either a grid or refine")
-        for grid in (self.grid or {}, *self.grid_per_descriptor.values()):
+        for grid in (*([] if self.grid is None else [self.grid]), *self.grid_per_descriptor.values()):
             check_grid(grid)
-        components = self.n_components if isinstance(self.n_components, dict) else {"": self.n_components}
-        for value in components.values():
-            if isinstance(value, float) and value >= 1:
-                raise ValueError(f"n_components is {value}; write a whole number, or a share of variance below 1")
         return self
 
     def components_of(self, descriptor: str) -> int | float | None:
         """Return the `n_components` of one descriptor."""
         if isinstance(self.n_components, dict):
-            return self.n_components.get(descriptor)
-        return self.n_components
+            return check_components(self.n_components[descriptor])
+        return check_components(self.n_components)
 
     def grid_of(self, descriptor: str) -> Grid:
         """Return the grid of one descriptor: its own estimators, where given, in place of the common ones."""
@@ -177,8 +192,8 @@ class Best(BaseModel):
     model_config = _Strict
     by: str = "calinski_harabasz_score"
     per: Literal["descriptor", "scaler", "cluster_class"] = "descriptor"
-    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.5
-    max_largest_share: Annotated[float, Field(gt=0, le=1)] = 0.95
+    min_coverage: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
+    max_largest_share: Share = 0.95
 
     @field_validator("by")
     @classmethod
@@ -199,8 +214,8 @@ class Config(BaseModel):
     best: Best = Best()
     engine: Literal["reference"] = "reference"
     noise: Literal["exclude", "as_cluster"] = "exclude"
-    silhouette_rows: Annotated[int, Field(ge=0)] = 10_000
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    silhouette_rows: Annotated[Integer, Field(ge=0)] = 10_000
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -210,7 +225,10 @@ class Config(BaseModel):
             before: dict[str, Any] = {}
             stages = []
             for stage in content["stages"]:
-                if isinstance(stage, dict):
+                if isinstance(stage, dict) and stage.get("refine") is not None:
+                    if own := sorted(_OWN & set(stage)):
+                        raise ValueError(f"a stage with refine takes {own[0]} from the models it refines; leave it out")
+                elif isinstance(stage, dict):
                     stage = {k: before[k] for k in _INHERITED if k in before} | stage
                     before = stage
                 stages.append(stage)
@@ -228,7 +246,22 @@ class Config(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the results, as JSON-ready values."""
-        return self.model_dump(mode="json")
+        content = self.model_dump(mode="json")
+        for stage in content["stages"]:
+            if stage["refine"]:
+                for key in _OWN:
+                    del stage[key]
+        return content
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, but a key that is there twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 (PyYAML's signature)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"key {twice[0]!r} is there twice, before line {node.end_mark.line + 1}")
+        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path) -> Config:
@@ -242,10 +275,10 @@ def load_config(path: Path) -> Config:
         One line that names the key, what was received and what is allowed.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
         raise InputError(f"config {path} does not exist") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
         raise InputError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from error
     return parse_config(content, source=str(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -14,7 +15,7 @@ from toolkit.errors import InputError, MemoryBudgetError
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _AUTO_SHARE = 0.8  # of what is available: the rest is for the page cache and other programs
-_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?)(i?B)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([KMGT]?)(i?B)?\s*", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
@@ -57,15 +58,23 @@ def peak_bytes() -> int:
 
 
 def _control_group_limit() -> int | None:
-    """Return this control group's memory limit in bytes, or None (containers, SLURM)."""
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            return int(text)
-    return None
+    """Return the lowest memory limit of this process's control groups in bytes, or None (containers, SLURM)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    limits = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        root = Path("/sys/fs/cgroup/memory" if "memory" in controllers else "/sys/fs/cgroup")
+        inner = root / group.lstrip("/")
+        for folder in (inner, *inner.parents):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                with contextlib.suppress(OSError):
+                    limits.append((folder / name).read_text().strip())
+            if folder == root:
+                break
+    return min((int(text) for text in limits if text.isdigit()), default=None)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from toolkit.cluster.reference import fit_labels
 from toolkit.config import check_grid
-from toolkit.errors import InputError
+from toolkit.descriptors.scale import SCALERS
+from toolkit.errors import InputError, unknown
+from toolkit.grid.fit import Settings, fit_and_score
 from toolkit.grid.plan import expand
-from toolkit.score.partition import score_labels
+from toolkit.score.partition import NOISE
 
 if TYPE_CHECKING:
     from toolkit.descriptors.keeper import DataKeeper
+
+
+_SCORES = ("n_clusters", "calinski_harabasz_score", "davies_bouldin_score", "silhouette_score")
 
 
 def conduct_grid_search(
@@ -53,7 +57,8 @@ def conduct_grid_search(
     Returns
     -------
     list of dict
-        One per model, with the columns of the score tables; ``labels`` is the whole array, (n_rows,) int.
+        One per model, with the scores and facts of the score tables, and which rows it has seen; ``labels`` is the
+        whole array, (n_rows,) int. A model that could not be fitted has labels None and ``error``.
 
     Raises
     ------
@@ -63,25 +68,28 @@ def conduct_grid_search(
     from toolkit.descriptors.keeper import DataKeeper
 
     keeper = data_keeper or DataKeeper()
-    grids = {descriptor: _named(grid) for descriptor, grid in selected_params.items()}
     seed = secrets.randbits(32) if random_state is None else random_state
+    if scaler not in SCALERS:
+        raise unknown("scaler", scaler, SCALERS)
+    if noise not in NOISE:
+        raise unknown("noise", noise, NOISE)
+    grids = {keeper.sample(name, data_fraction, seed): _named(grid) for name, grid in selected_params.items()}
+    settings = Settings(
+        engine="reference", noise=noise, silhouette_rows=silhouette_rows, seed=seed, memory=keeper.memory
+    )
     results = []
-    for descriptor, grid in grids.items():
-        X = keeper.scale(keeper.sample(descriptor, data_fraction, seed), scaler)
+    for sample, grid in grids.items():
+        X = keeper.scale(sample, scaler)
         cells = expand(grid) if get_mesh else _zip(grid)
-        for family, params in keeper.reporter.watch(f"{descriptor} {scaler}", cells, lambda _: 1, len(cells)):
-            labels = fit_labels(family, dict(params), X, seed=seed, memory=keeper.memory)
-            scores = score_labels(X, labels, noise=noise, silhouette_rows=silhouette_rows, seed=seed)
-            results.append(
-                {
-                    "descriptor": descriptor,
-                    "scaler": scaler,
-                    "cluster_class": family,
-                    "cluster_class_params": dict(params),
-                    "labels": labels,
-                    **scores,
-                }
-            )
+        title = f"{sample.descriptor} {scaler}"
+        for family, params in keeper.reporter.watch(title, cells, lambda _: 1, len(cells)):
+            fitted = fit_and_score(family, dict(params), X, settings)
+            if fitted.labels is None:
+                keeper.reporter.warn(f"{title} {family} {dict(params)} failed: {fitted.row['error']}")
+            what: dict[str, Any] = {"descriptor": sample.descriptor, "scaler": scaler, "cluster_class": family}
+            what |= {"cluster_class_params": dict(params), "labels": fitted.labels}
+            scores = dict.fromkeys(_SCORES) | fitted.row
+            results.append(what | scores | {"data_fraction": data_fraction, "random_state": seed})
         keeper.del_PCA()
     return results
 
@@ -131,6 +139,8 @@ def display_models(cluster_df: pd.DataFrame | list[dict[str, Any]], head_rows: i
         is displayed too, descriptor by descriptor; elsewhere it is printed.
     """
     models = pd.DataFrame(cluster_df)
+    if models.empty:
+        raise InputError("there is no model to display")
     ordered = models.sort_values(
         ["descriptor", "cluster_class", "calinski_harabasz_score", "davies_bouldin_score"],
         ascending=[True, True, False, True],

@@ -69,6 +69,8 @@ class DataLoader:
         self._paths_file = Path(image_paths) if image_paths is not None else usual if usual.exists() else None
         available = self._list_files()
         self.names = tuple(descriptor_names) if descriptor_names is not None else tuple(available)
+        if twice := [name for name in self.names if self.names.count(name) > 1]:
+            raise InputError(f"descriptor {twice[0]!r} is named twice")
         missing = [name for name in self.names if name not in available]
         if missing:
             raise unknown("descriptor", missing[0], available or ["none: the folder holds no descriptor file"])
@@ -83,7 +85,8 @@ class DataLoader:
 
     def _list_files(self) -> dict[str, Path]:
         if not self.folder.is_dir():
-            raise InputError(f"descriptor folder {self.folder} does not exist")
+            what = "is a file, not a folder" if self.folder.exists() else "does not exist"
+            raise InputError(f"descriptor folder {self.folder} {what}")
         found: dict[str, Path] = {}
         for path in sorted(self.folder.iterdir()):
             is_paths = path.name == _PATHS_FILE or (
@@ -91,6 +94,8 @@ class DataLoader:
             )
             if path.suffix.lower() not in FORMATS or path.name.startswith(".") or is_paths:
                 continue
+            if not path.name.isprintable():
+                raise InputError(f"the name of descriptor file {path.name!a} cannot be printed; rename it")
             if path.stem in found:
                 raise InputError(f"descriptor {path.stem!r} is there twice: {found[path.stem].name} and {path.name}")
             found[path.stem] = path
@@ -141,13 +146,19 @@ class DataLoader:
             found, source = names, name
         return found, source
 
+    def n_sampled(self, data_fraction: float) -> int:
+        """Return ``ceil(data_fraction * n_rows)``."""
+        return math.ceil(data_fraction * self.n_rows)
+
     def rows(self, data_fraction: float = 1.0, random_state: int | None = None) -> np.ndarray | None:
         """Return ``ceil(data_fraction * n_rows)`` random row numbers, sorted, int64; None means all rows."""
-        if not 0 < data_fraction <= 1:
-            raise InputError(f"fraction is {data_fraction}; allowed: more than 0, at most 1")
+        if not isinstance(data_fraction, int | float) or not 0 < data_fraction <= 1:
+            raise InputError(f"fraction is {data_fraction!r:.40}; allowed: more than 0, at most 1")
+        if random_state is not None and random_state < 0:
+            raise InputError(f"random_state is {random_state}; allowed: None, or a whole number of at least 0")
         if data_fraction == 1:
             return None
-        n_chosen = math.ceil(data_fraction * self.n_rows)
+        n_chosen = self.n_sampled(data_fraction)
         generator = np.random.default_rng(random_state)
         return np.sort(generator.choice(self.n_rows, n_chosen, replace=False, shuffle=False)).astype(np.int64)
 
@@ -220,11 +231,11 @@ class DataLoader:
 def _read_paths(path: Path) -> np.ndarray:
     """Read the image paths: a one-column CSV, or the column of a table that is called path, filename or the like."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except FileNotFoundError as error:
         raise InputError(f"image paths {path} does not exist") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
         raise InputError(f"image paths {path} is not a readable CSV: {error}") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
     named = [header.index(name) for name in _PATH_HEADERS if name in header]
@@ -233,7 +244,10 @@ def _read_paths(path: Path) -> np.ndarray:
             raise InputError(f"image paths {path} has no column called any of: {', '.join(_PATH_HEADERS)}")
         return np.array([row[0] for row in rows])
     column = named[0] if named else len(header) - 1
-    short = next((i for i, row in enumerate(rows) if len(row) <= column), None)
-    if short is not None:
-        raise InputError(f"image paths {path}: line {short + 1} has {len(rows[short])} columns, {column + 1} expected")
+    ragged = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
+    if ragged is not None:
+        raise InputError(
+            f"image paths {path}: row {ragged} has {len(rows[ragged])} columns, the header has {len(header)}; quote "
+            f"paths that hold commas"
+        )
     return np.array([row[column] for row in rows[1:]])

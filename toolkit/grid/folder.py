@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "h5py")
 _LOCK = ".lock"
+_KEYS = {"toolkit", "config", "inputs", "state", "stages", "started"}
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -28,15 +31,18 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If there is none, or it cannot be read.
+        If there is none, or it is not one of ours.
     """
     path = Path(folder) / "run.json"
     try:
-        return dict(json.loads(path.read_text()))
+        record = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no run (there is no {path})") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}; delete the folder, or restore the file") from error
+    if not isinstance(record, dict) or not set(record) >= _KEYS:
+        raise InputError(f"{path} is not the record of a run of this toolkit; give another folder")
+    return record
 
 
 def is_locked(folder: Path) -> bool:
@@ -68,7 +74,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; give a folder")
-        self._refuse_strangers()
+        self.is_new = self._refuse_strangers()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / _LOCK).open("ab")
         try:
@@ -84,42 +90,66 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, InputError) and self.is_new and not self._has_results():
+            self._remove()
+        elif error is not None and self.record:
+            self.record |= {"state": "stopped", "error": f"{type(error).__name__}: {error}".strip(": ")}
+            with contextlib.suppress(OSError):
+                self._save()
         if self._lock:
             self._lock.close()
 
-    def _refuse_strangers(self) -> None:
-        if not self.path.is_dir() or (self.path / "run.json").exists():
-            return
-        ours = {_LOCK, "cache"}
-        strangers = [
-            p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith(".unfinished-")
-        ]
+    def _refuse_strangers(self) -> bool:
+        """Refuse a folder that holds anything but a run; return whether it holds nothing."""
+        if not self.path.is_dir():
+            return True
+        if (self.path / "run.json").exists():
+            read_run(self.path)
+            return False
+        strangers = [path.name for path in self.path.iterdir() if path.name not in (_LOCK, "cache")]
         if strangers:
             raise InputError(
                 f"--out {self.path} holds files but no run (for instance {sorted(strangers)[0]}); give an empty folder"
             )
+        return True
 
-    def claim(self, identity: dict[str, Any], inputs: dict[str, str]) -> None:
+    def _has_results(self) -> bool:
+        return any(self.path.glob("models/*.parquet")) or any(self.path.glob("*_scores.csv"))
+
+    def _remove(self) -> None:
+        """Take back what this process made: an input that cannot be used leaves nothing behind."""
+        for name in ("cache", "models"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("run.json", _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Refuse a folder that holds results of another configuration."""
+        self._compare("config", identity)
+
+    def claim(self, identity: dict[str, Any], inputs: dict[str, str]) -> list[str]:
         """Start or resume the run with this configuration and these input files (name -> content digest).
+
+        Returns
+        -------
+        list of str
+            Packages whose version differs from that of the results which are there.
 
         Raises
         ------
         InputError
             If the folder holds results of another configuration or of other files.
         """
-        has_results = any(self.path.glob("models/*.parquet")) or any(self.path.glob("*_scores.csv"))
-        if has_results and (self.path / "run.json").exists():
+        self._compare("config", identity)
+        self._compare("inputs", inputs)
+        if self._has_results() and (self.path / "run.json").exists():
             self.record = read_run(self.path)
-            difference = _difference(self.record.get("config"), identity) or _difference(
-                self.record.get("inputs"), inputs
-            )
-            if difference:
-                raise InputError(
-                    f"--out {self.path} holds a run of another configuration or other data: {difference}; "
-                    f"give another --out, or delete the folder"
-                )
+        before = self.record.get("versions", {})
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        self.record |= {
+        changed = [f"{name} {before[name]} -> {now}" for name, now in versions.items() if before.get(name, now) != now]
+        self.record = {"stages": {}, "started": _now()} | self.record | {
             "toolkit": toolkit.__version__,
             "versions": {"python": platform.python_version()} | versions,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
@@ -128,19 +158,31 @@ class RunFolder:
             "seed": identity["seed"],
             "precision": "reduction: float64 sums, float32 matrix; scores: float64",
             "state": "running",
-            "started": _now(),
-            "stages": {},
-        }
+        }  # fmt: skip
+        self.record.pop("error", None)
         self._save()
+        return changed
+
+    def _compare(self, key: str, now: dict[str, Any]) -> None:
+        if not (self._has_results() and (self.path / "run.json").exists()):
+            return
+        if difference := _difference(read_run(self.path)[key], now):
+            raise InputError(
+                f"--out {self.path} holds a run of another configuration or other data: {difference}; "
+                f"give another --out, or delete the folder"
+            )
 
     def describe(self, **facts: Any) -> None:
         """Record facts about this process."""
         self.record |= facts
         self._save()
 
-    def add_stage(self, name: str, **facts: Any) -> None:
-        """Record a finished stage."""
-        self.record["stages"][name] = facts
+    def add_stage(self, name: str, *, fitted_now: int, seconds: float, **facts: Any) -> None:
+        """Record a finished stage; seconds add up over the processes that worked on it."""
+        before = self.record["stages"].get(name)
+        if before is None or fitted_now:
+            seconds += before["seconds"] if before else 0.0
+            self.record["stages"][name] = {"seconds": round(seconds, 3)} | facts
         self._save()
 
     def finish(self) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from toolkit.descriptors.loader import DataLoader
 
 
+_VERSION = 1  # of what a result means; raise it when its computation changes
+
+
 @dataclass(frozen=True)
 class Cell:
     """One model of a grid: a matrix, an estimator and its parameters."""
@@ -32,7 +35,7 @@ class Cell:
         """
         rows = "all" if self.sample.fraction == 1 else [self.sample.fraction, self.sample.seed]
         what = [rows, self.sample.n_components, self.scaler, self.cluster_class, sorted(self.params)]
-        return digest(fingerprint, what, config.engine, config.noise, config.silhouette_rows, config.seed)
+        return digest(_VERSION, fingerprint, what, config.engine, config.noise, config.silhouette_rows, config.seed)
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,12 @@ def check_descriptors(config: Config, loader: DataLoader) -> None:
         For a descriptor that does not exist or a number of components that it cannot have.
     """
     for stage in config.stages:
-        named = set(stage.grid_per_descriptor) | set(stage.n_components if isinstance(stage.n_components, dict) else ())
+        per_descriptor = stage.n_components if isinstance(stage.n_components, dict) else dict.fromkeys(loader.names)
+        named = set(stage.grid_per_descriptor) | set(per_descriptor)
         if strangers := sorted(named - set(loader.names)):
             raise InputError(f"stage {stage.name} names descriptor {strangers[0]!r}; known: {', '.join(loader.names)}")
+        if missing := [name for name in loader.names if name not in per_descriptor]:
+            raise InputError(f"stage {stage.name}: n_components says nothing of {missing[0]}; give it one, or null")
         n_rows = math.ceil(stage.fraction * loader.n_rows)
         for name in loader.names:
             n_components, n_features = stage.components_of(name), loader.open(name).n_features

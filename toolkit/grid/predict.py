@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from toolkit.cluster.reference import LIST_BYTES
+from toolkit.config import PARAMETERS
+from toolkit.descriptors.keeper import Sample, block_rows
 from toolkit.errors import InputError, MemoryBudgetError
-from toolkit.grid.plan import Group, group_cells, stage_cells
+from toolkit.grid.plan import Cell, Group, group_cells, stage_cells
 from toolkit.memory import MemoryBudget, format_size
-from toolkit.score.partition import SILHOUETTE_BYTES
+from toolkit.score.partition import DISTANCE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from toolkit.config import Config
-    from toolkit.descriptors.keeper import Sample
+    from toolkit.config import Config, Stage
     from toolkit.descriptors.loader import DataLoader
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A prediction for one group of cells.
+    """A prediction.
 
     Attributes
     ----------
@@ -33,7 +34,7 @@ class Cost:
     n_bytes : int
         What is certainly needed beside what the process holds already.
     worst_bytes : int
-        What may be needed: all pairs of rows within the largest eps.
+        What may be needed: all pairs of rows within the largest eps, a share of variance that takes all components.
     """
 
     seconds: float
@@ -41,16 +42,43 @@ class Cost:
     worst_bytes: int
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The cost of one part of a run.
+
+    Attributes
+    ----------
+    stage, part : str
+        A part is the reduction of a descriptor, or the cells of one matrix and estimator.
+    n_cells : int
+        Models; in a refined stage, whose models depend on scores, at most so many.
+    n_rows : int
+    cost : Cost
+    disk_bytes, least_disk_bytes : int
+        What the reduced descriptor takes in the cache, at most and at least.
+    refined : bool
+    """
+
+    stage: str
+    part: str
+    n_cells: int
+    n_rows: int
+    cost: Cost
+    disk_bytes: int = 0
+    least_disk_bytes: int = 0
+    refined: bool = False
+
+
 class CostModel:
     """Predicts seconds and bytes from sizes; the constants were measured, the machine's speed is measured now.
 
-    Constants (benchmarks/results/reference_costs.md) are in multiples of what a float32 matrix product of the same
-    number of operations takes here.
+    The constants (benchmarks/predictions.py) are in multiples of what a float32 matrix product of the same number of
+    operations takes here. They hold within a factor of about 3.
     """
 
     _KMEANS_ITERATIONS = 30
-    _FACTORS = {"KMeans": 4.0, "DBSCAN": 4.0, "HDBSCAN": 80.0, "silhouette": 20.0, "covariance": 3.0}  # noqa: RUF012
-    _CELL_SECONDS = 0.01
+    _FACTORS = {"KMeans": 4.0, "DBSCAN": 4.0, "HDBSCAN": 80.0, "silhouette": 10.0, "covariance": 3.0}  # noqa: RUF012
+    _CELL_SECONDS = 0.02
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -59,10 +87,10 @@ class CostModel:
     def reduction(self, n_rows: int, n_features: int, itemsize: int, n_components: int | float | None) -> Cost:
         """Predict the moments and the projection of one sample."""
         kept = self.columns(n_features, n_components)
-        covariance = n_rows * n_features**2 if n_components is not None else n_rows * n_features
-        seconds = self._FACTORS["covariance"] * self.seconds_per_operation * (covariance + n_rows * n_features * kept)
-        block = 2048 * n_features * (2 * itemsize + 8)
-        n_bytes = 3 * block + (6 * 8 * n_features**2 if n_components is not None else 0)
+        width = n_features if n_components is not None else 1
+        seconds = self._FACTORS["covariance"] * self.seconds_per_operation * n_rows * n_features * (width + kept)
+        block = min(block_rows(n_features), n_rows) * n_features * (2 * itemsize + 8)
+        n_bytes = block + 3 * 8 * n_features * width
         return Cost(seconds, n_bytes, n_bytes)
 
     def group(self, group: Group, n_rows: int, n_features: int) -> Cost:
@@ -71,19 +99,16 @@ class CostModel:
         fewest = self.columns(n_features, group.sample.n_components, least=True)
         seconds, n_bytes, worst = 0.0, 0, 0
         for cell in group.cells:
-            params = dict(cell.params)
-            seconds += self._fit_seconds(cell.cluster_class, params, n_rows, columns) + self._score_seconds(
-                n_rows, columns
-            )
-            family = cell.cluster_class
+            family, params = cell.cluster_class, dict(cell.params)
+            seconds += self._fit_seconds(family, params, n_rows, columns) + self._score_seconds(n_rows, columns)
             n_bytes = max(n_bytes, self._fit_bytes(family, params, n_rows, fewest)[0])
             worst = max(worst, self._fit_bytes(family, params, n_rows, columns)[1])
         sample = min(n_rows, self.config.silhouette_rows)
-        distances = 3 * min(8 * sample**2, SILHOUETTE_BYTES)
+        distances = min(8 * sample**2, DISTANCE_BYTES)
         return Cost(
             seconds,
-            4 * n_rows * fewest + max(n_bytes, 16 * sample * fewest + distances),
-            4 * n_rows * columns + max(worst, 16 * sample * columns + distances),
+            4 * n_rows * fewest + max(n_bytes, 16 * sample * fewest),
+            4 * n_rows * columns + max(worst, 16 * sample * columns + 2 * distances),
         )
 
     @staticmethod
@@ -103,7 +128,8 @@ class CostModel:
 
     def _score_seconds(self, n_rows: int, columns: int) -> float:
         sample = min(n_rows, self.config.silhouette_rows)
-        return self._FACTORS["silhouette"] * self.seconds_per_operation * (sample**2 + 20 * n_rows) * columns
+        operations = sample**2 * (columns + 30) + 20 * n_rows * columns
+        return self._FACTORS["silhouette"] * self.seconds_per_operation * operations
 
     @staticmethod
     def _fit_bytes(family: str, params: dict[str, Any], n_rows: int, columns: int) -> tuple[int, int]:
@@ -113,8 +139,8 @@ class CostModel:
             return copy + 32 * n_rows, copy + 32 * n_rows
         if family == "DBSCAN":
             return LIST_BYTES * n_rows, LIST_BYTES * n_rows**2
-        neighbours = params.get("min_samples") or params["min_cluster_size"]
-        needed = copy + n_rows * (16 * neighbours + 200)
+        neighbours = min(params.get("min_samples") or params["min_cluster_size"], n_rows)
+        needed = copy + n_rows * (32 * neighbours + 200)
         return needed, needed
 
 
@@ -122,70 +148,106 @@ def _measure_product() -> float:
     """Return the seconds that one multiply-add of a float32 matrix product takes on this machine."""
     size = 1024
     a = np.ones((size, size), np.float32)
-    a @ a
-    start = time.perf_counter()
-    for _ in range(3):
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
         a @ a
-    return (time.perf_counter() - start) / 3 / size**3
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / size**3
 
 
-def stage_costs(config: Config, loader: DataLoader) -> list[dict[str, Any]]:
-    """Predict a run, group of cells by group: one dict per group, with its name, rows, bytes, seconds.
+def predict(config: Config, loader: DataLoader) -> list[Prediction]:
+    """Predict a run, part by part.
 
-    A refined stage depends on scores that are not there yet, so it is listed with the number of models that it has at
-    most and without a prediction.
+    A refined stage depends on scores that are not there yet: it is predicted with as many of the dearest cells of the
+    grid it refines as it can have.
     """
+    import sklearn.cluster
+    import sklearn.metrics  # noqa: F401 (what they take is part of what the process holds)
+
     costs = CostModel(config)
-    listed: list[dict[str, Any]] = []
+    parts: list[Prediction] = []
     reduced: set[Sample] = set()
+    grid: list[Cell] = []
     for stage in config.stages:
         if stage.refine:
-            listed.append({"stage": stage.name, "group": f"finer grid around the top {stage.refine.top}"})
-            continue
-        for group in group_cells(stage_cells(stage, loader.names, config.seed)):
+            groups = _refined_groups(costs, stage, stage.refine.top, grid, loader)
+        else:
+            grid = stage_cells(stage, loader.names, config.seed)
+            groups = group_cells(grid)
+        for group in groups:
             file = loader.open(group.sample.descriptor)
-            rows = loader.rows(group.sample.fraction, group.sample.seed)
-            n_rows = loader.n_rows if rows is None else len(rows)
-            where = {"stage": stage.name, "rows": n_rows, "disk": 0}
+            n_rows = loader.n_sampled(group.sample.fraction)
             if group.sample not in reduced:
                 reduced.add(group.sample)
-                cost = costs.reduction(n_rows, file.n_features, file.dtype.itemsize, group.sample.n_components)
-                columns = costs.columns(file.n_features, group.sample.n_components)
-                listed.append(
-                    where
-                    | {"group": f"{group.sample.descriptor} reduction", "cells": 0, "disk": 4 * n_rows * columns}
-                    | asdict(cost)
-                )
+                parts.append(_reduction(costs, stage, group.sample, loader))
             for family in dict.fromkeys(cell.cluster_class for cell in group.cells):
-                part = Group(group.sample, group.scaler, tuple(c for c in group.cells if c.cluster_class == family))
-                name = f"{group.sample.descriptor} {group.scaler} {family}"
-                cost = costs.group(part, n_rows, file.n_features)
-                listed.append(where | {"group": name, "cells": len(part.cells)} | asdict(cost))
-    return listed
+                alike = Group(group.sample, group.scaler, tuple(c for c in group.cells if c.cluster_class == family))
+                name = " ".join(filter(None, (group.sample.descriptor, group.scaler, family)))
+                cost = costs.group(alike, n_rows, file.n_features)
+                parts.append(Prediction(stage.name, name, len(alike.cells), n_rows, cost, refined=bool(stage.refine)))
+    return parts
 
 
-def check_fits(costs: list[dict[str, Any]], memory: MemoryBudget, out: Path | None = None) -> None:
-    """Refuse a run that certainly cannot fit into memory, or (with `out`) onto the disk.
+def _reduction(costs: CostModel, stage: Stage, sample: Sample, loader: DataLoader) -> Prediction:
+    file, n_rows = loader.open(sample.descriptor), loader.n_sampled(sample.fraction)
+    itemsize = 8 if sample.n_components is None and file.dtype.itemsize > 4 else 4
+    most, least = (costs.columns(file.n_features, sample.n_components, least=least) for least in (False, True))
+    return Prediction(
+        stage.name,
+        f"{sample.descriptor} reduction",
+        0,
+        n_rows,
+        costs.reduction(n_rows, file.n_features, file.dtype.itemsize, sample.n_components),
+        disk_bytes=itemsize * n_rows * most,
+        least_disk_bytes=itemsize * n_rows * least,
+        refined=bool(stage.refine),
+    )
+
+
+def _refined_groups(costs: CostModel, stage: Stage, top: int, grid: list[Cell], loader: DataLoader) -> list[Group]:
+    """Return, for each descriptor, as many of the dearest cells of each estimator as a refined stage can have."""
+    groups = []
+    for name in loader.names:
+        cells = [cell for cell in grid if cell.sample.descriptor == name]
+        sample = Sample(name, stage.fraction, cells[0].sample.seed, cells[0].sample.n_components)
+        n_rows, n_features = loader.n_sampled(stage.fraction), loader.open(name).n_features
+        dearest: list[Cell] = []
+        for family in dict.fromkeys(cell.cluster_class for cell in cells):
+            members = [cell for cell in cells if cell.cluster_class == family]
+            most = max(members, key=lambda cell: costs.group(Group(sample, "", (cell,)), n_rows, n_features).seconds)
+            axes = sum(PARAMETERS[family][parameter].refined for parameter, _ in most.params)
+            dearest += [most] * min(top * 3**axes, len(members) * 3**axes)
+        groups.append(Group(sample, "", tuple(dearest)))
+    return groups
+
+
+def check_memory(parts: list[Prediction], memory: MemoryBudget) -> None:
+    """Refuse what certainly cannot fit into memory.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Naming the part and the numbers.
+    """
+    for part in sorted(parts, key=lambda part: part.cost.n_bytes, reverse=True)[:1]:
+        try:
+            memory.require(part.cost.n_bytes, f"{part.stage}: {part.part} ({part.n_rows:,} rows)")
+        except MemoryBudgetError as error:
+            raise MemoryBudgetError(f"the plan does not fit: {error}") from error
+
+
+def check_disk(parts: list[Prediction], folder: Path) -> None:
+    """Refuse what certainly cannot fit onto the disk of a folder.
 
     Raises
     ------
     InputError
-        Naming the group and the numbers.
+        Naming the numbers.
     """
-    known = [cost for cost in costs if "n_bytes" in cost]
-    if not known:
-        return
-    largest = max(known, key=lambda cost: int(cost["n_bytes"]))
-    try:
-        memory.require(largest["n_bytes"], f"{largest['stage']}: {largest['group']} ({largest['rows']:,} rows)")
-    except MemoryBudgetError as error:
-        raise MemoryBudgetError(f"the plan does not fit: {error}") from error
-    if out is None:
-        return
-    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    free, needed = shutil.disk_usage(there).free, sum(cost["disk"] for cost in known)
+    free, needed = shutil.disk_usage(folder).free, sum(part.least_disk_bytes for part in parts)
     if needed > free:
         raise InputError(
-            f"the plan does not fit: the reduced descriptors need up to {format_size(needed)} on the disk of {out}, "
-            f"{format_size(free)} are free; free some space, or lower n_components or fraction"
+            f"the plan does not fit: the reduced descriptors need at least {format_size(needed)} on the disk of "
+            f"{folder}, {format_size(free)} are free; free some space, or lower n_components or fraction"
         )

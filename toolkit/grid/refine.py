@@ -40,7 +40,7 @@ def refine(cells: list[Cell], models: pd.DataFrame, *, top: int, best: Best, fra
         alike = [
             dict(other.params)
             for other in cells
-            if (other.sample.descriptor, other.cluster_class) == (cell.sample.descriptor, cell.cluster_class)
+            if (other.sample, other.scaler, other.cluster_class) == (cell.sample, cell.scaler, cell.cluster_class)
         ]
         sample = type(cell.sample)(cell.sample.descriptor, fraction, cell.sample.seed, cell.sample.n_components)
         for params in _around(cell.cluster_class, dict(cell.params), alike):
@@ -62,7 +62,7 @@ def _around(family: str, params: dict[str, Any], alike: list[dict[str, Any]]) ->
     for name, value in params.items():
         tried = {other[name] for other in alike if other.get(name) is not None}
         whole = PARAMETERS[family][name].kind == "integer"
-        is_axis = PARAMETERS[family][name].kind != "choice" and value is not None
+        is_axis = PARAMETERS[family][name].refined and value is not None
         axes.append(_half_steps(value, sorted(tried), whole=whole) if is_axis else [value])
     combinations = [dict(zip(params, values, strict=True)) for values in itertools.product(*axes)]
     return [
@@ -73,15 +73,16 @@ def _around(family: str, params: dict[str, Any], alike: list[dict[str, Any]]) ->
 
 
 def _half_steps(value: float, tried: list[float], *, whole: bool) -> list[float]:
-    """Return the value and the points halfway to the next tried ones; beyond the ends, the inner step is mirrored.
+    """Return the value and the points halfway to the next tried ones.
 
-    Halves of whole numbers are rounded outwards, so that a step of 1 reaches the next number.
+    Beyond the ends the inner step is mirrored, but not below half the value. Halves of whole numbers are rounded
+    outwards, so that a step of 1 reaches the next number.
     """
     position = tried.index(value)
     if len(tried) == 1:
         return [value]
     inner = value - tried[position - 1] if position else tried[1] - value
-    below = tried[position - 1] if position else value - inner
+    below = tried[position - 1] if position else max(value - inner, 0.0)
     above = tried[position + 1] if position + 1 < len(tried) else value + inner
     low, high = (below + value) / 2, (value + above) / 2
     return [math.floor(low), value, math.ceil(high)] if whole else [_short(low), value, _short(high)]

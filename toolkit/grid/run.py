@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,26 +11,24 @@ import numpy as np
 import pandas as pd
 
 from toolkit.atomic import atomic_file
-from toolkit.cluster.reference import fit_labels
 from toolkit.descriptors.keeper import DataKeeper, Reduced, Sample
 from toolkit.descriptors.loader import DataLoader
-from toolkit.errors import InputError, MemoryBudgetError
+from toolkit.errors import InputError
+from toolkit.grid.fit import Settings, fit_and_score
 from toolkit.grid.folder import RunFolder
 from toolkit.grid.plan import Cell, Group, check_descriptors, group_cells, stage_cells
-from toolkit.grid.predict import CostModel
+from toolkit.grid.predict import Cost, CostModel, check_disk, check_memory, predict
 from toolkit.grid.refine import refine
 from toolkit.grid.selection import finalists
 from toolkit.grid.store import Store
 from toolkit.grid.table import export_scores, model_name, score_table, shorten
 from toolkit.memory import peak_bytes, reset_peak
-from toolkit.score.partition import score_labels
+from toolkit.report.tables import plan_summary
 
 if TYPE_CHECKING:
     from toolkit.config import Config, Stage
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter, Task
-
-_ROW_FACTS = {"exactness": "exact", "precision": "float32", "tie_rule": "scikit-learn", "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,13 @@ class Run:
         self.config, self.memory, self.device, self.reporter, self.strict = config, memory, device, reporter, strict
         self.loader = open_loader(config, memory)
         self.costs = CostModel(config)
+        self.settings = Settings(
+            engine=config.engine,
+            noise=config.noise,
+            silhouette_rows=config.silhouette_rows,
+            seed=config.seed,
+            memory=memory,
+        )
         self.out = Path(out)
         self.n_fitted = 0
         self._reduced: dict[Sample, Reduced] = {}
@@ -96,13 +101,19 @@ class Run:
             If the input or the folder cannot be used. Finished models are kept whatever happens.
         """
         with RunFolder(self.out) as self.folder:
+            self.folder.check(self.config.identity())
+            parts = predict(self.config, self.loader)
+            check_memory(parts, self.memory)
+            if not (self.out / "cache").exists():
+                check_disk(parts, self.out)
+            self.reporter.say(plan_summary(parts, self.memory))
             self.keeper = DataKeeper(
                 loader=self.loader, cache=self.out / "cache", strict=self.strict, reporter=self.reporter
             )
-            self.fingerprints = {
-                name: self.keeper.cache.fingerprint(self.loader.open(name).path) for name in self.loader.names
-            }
-            self.folder.claim(self.config.identity(), self.fingerprints)
+            hash_of = self.keeper.cache.fingerprint
+            self.fingerprints = {name: hash_of(self.loader.open(name).path) for name in self.loader.names}
+            for change in self.folder.claim(self.config.identity(), self.fingerprints):
+                self.reporter.warn(f"the finished models were fitted with another version: {change}")
             self.store = Store(self.out / "models")
             self.store.prepare()
             self.folder.describe(memory_limit=self.memory.limit, memory_source=self.memory.source, device=self.device)
@@ -130,44 +141,36 @@ class Run:
         reset_peak()
         errors: dict[str, str] = {}
         pending = [cell for cell in cells if self._id(cell) not in self.store.rows]
-        groups = group_cells(pending)
-        seconds = self._predict(groups)
-        if cells:
-            self.reporter.say(f"{stage.name}: {len(cells)} models, {len(cells) - len(pending)} already finished")
-        else:
-            self.reporter.warn(
-                f"stage {stage.name} has no models: none of the stage before meets the constraints of best"
-            )
+        if not cells:
+            self.reporter.warn(f"stage {stage.name}: no model of the stage before meets the constraints of best")
+        self.reporter.say(f"{stage.name}: {len(cells)} models, {len(cells) - len(pending)} already finished")
         self._reduce_all(cells)
+        groups = group_cells(pending)
+        seconds = [self._cost(group).seconds for group in groups]
         with self.reporter.track(stage.name, sum(seconds)) as task:
             for group, predicted in zip(groups, seconds, strict=True):
                 self._fit_group(group, predicted, task, errors)
-        rows = [self._row(cell, errors) for cell in cells]
-        table = score_table(rows)
+        if cells and len(errors) == len(cells):
+            first = next(iter(errors.values()))
+            raise InputError(f"all {len(cells)} models of stage {stage.name} failed, the first with {first}")
+        table = score_table([self._row(cell, errors) for cell in cells])
         export_scores(table, self.out / f"{stage.name}_scores.csv")
         self.folder.add_stage(
             stage.name,
-            models=len(cells),
             fitted_now=len(pending) - len(errors),
+            seconds=time.monotonic() - started,
+            models=len(cells),
             failed=len(errors),
-            seconds=round(time.monotonic() - started, 3),
             predicted_seconds=round(sum(seconds), 3),
             peak_bytes=peak_bytes(),
         )
         return table
 
-    def _predict(self, groups: list[Group]) -> list[float]:
-        seconds = []
-        for group in groups:
-            n_rows = self._n_sampled(group.sample)
-            seconds.append(
-                self.costs.group(group, n_rows, self.loader.open(group.sample.descriptor).n_features).seconds
-            )
-        return seconds
-
-    def _n_sampled(self, sample: Sample) -> int:
-        rows = self.loader.rows(sample.fraction, sample.seed)
-        return self.loader.n_rows if rows is None else len(rows)
+    def _cost(self, group: Group) -> Cost:
+        """Predict a group with the number of components that it turned out to have."""
+        n_columns = self._reduced[group.sample].matrix.n_features
+        known = Group(replace(group.sample, n_components=n_columns), group.scaler, group.cells)
+        return self.costs.group(known, len(self._reduced[group.sample].rows), n_columns)
 
     def _reduce_all(self, cells: list[Cell]) -> None:
         """Reduce every descriptor of a stage first, so that bad input is found before hours of fitting."""
@@ -182,40 +185,24 @@ class Run:
                 )
 
     def _fit_group(self, group: Group, predicted: float, task: Task, errors: dict[str, str]) -> None:
+        what = f"{group.sample.descriptor} {group.scaler} ({len(self._reduced[group.sample].rows):,} rows)"
+        self.memory.require(self._cost(group).n_bytes, what)
         X = self.keeper.scale(group.sample, group.scaler)
         for cell in group.cells:
             name = f"{cell.sample.descriptor} {cell.scaler} {cell.cluster_class} {dict(cell.params)}"
-            try:
-                self._fit(cell, X)
-            except (MemoryBudgetError, MemoryError, ValueError) as error:
-                errors[self._id(cell)] = " ".join(str(error).split()) or type(error).__name__
-                self.reporter.warn(f"{name} failed: {errors[self._id(cell)]}")
+            fitted = fit_and_score(cell.cluster_class, dict(cell.params), X, self.settings)
+            if fitted.labels is None:
+                errors[self._id(cell)] = fitted.row["error"]
+                self.reporter.warn(f"{name} failed: {fitted.row['error']}")
+            else:
+                row = fitted.row | {"labels": shorten(fitted.labels)}
+                self.store.commit({self._id(cell): (row, fitted.labels)})
+                self.n_fitted += 1
             task.advance(predicted / len(group.cells), name)
-
-    def _fit(self, cell: Cell, X: np.ndarray) -> None:
-        start = time.perf_counter()
-        labels = fit_labels(cell.cluster_class, dict(cell.params), X, seed=self.config.seed, memory=self.memory)
-        fitted = time.perf_counter()
-        row = score_labels(
-            X,
-            labels,
-            noise=self.config.noise,
-            silhouette_rows=self.config.silhouette_rows,
-            seed=self.config.seed,
-        )
-        row |= {
-            "labels": shorten(labels),
-            "n_rows": len(X),
-            "n_components": X.shape[1],
-            "engine": self.config.engine,
-        } | _ROW_FACTS
-        row |= {"fit_seconds": round(fitted - start, 6), "score_seconds": round(time.perf_counter() - fitted, 6)}
-        self.store.commit({self._id(cell): (row, labels)})
-        self.n_fitted += 1
 
     def _row(self, cell: Cell, errors: dict[str, str]) -> dict[str, Any]:
         model = self._id(cell)
-        row = {
+        row: dict[str, Any] = {
             "descriptor": cell.sample.descriptor,
             "scaler": cell.scaler,
             "cluster_class": cell.cluster_class,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from toolkit.atomic import atomic_file, remove_unfinished
-from toolkit.descriptors.cache import digest
+from toolkit.descriptors.cache import digest, file_digest
 from toolkit.errors import unknown
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class Store:
     """Scores and labels of the models that are finished.
 
     A file holds one label column per model, of the smallest integer type, compressed, and the models' scores as JSON
-    in its metadata. A file that cannot be read counts as not there, and its models are fitted again.
+    in its metadata. The file's name ends in the digest of its content: a file that is not what was written counts as
+    not there, and its models are fitted again.
 
     Parameters
     ----------
@@ -39,6 +41,8 @@ class Store:
             self._read(path)
 
     def _read(self, path: Path) -> None:
+        if file_digest(path) != path.stem.rsplit("-", 1)[-1]:
+            return
         try:
             rows = json.loads(pq.read_schema(path).metadata[_ROWS])
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
@@ -57,9 +61,9 @@ class Store:
         columns = {model: labels.astype(_smallest_type(labels)) for model, (_, labels) in results.items()}
         rows = {model: row for model, (row, _) in results.items()}
         table = pa.table(columns).replace_schema_metadata({_ROWS: json.dumps(rows).encode()})
-        path = self.folder / f"{digest(sorted(results))}.parquet"
         content = io.BytesIO()  # so that a full disk is Python's own error, with its number
         pq.write_table(table, content, compression="zstd")
+        path = self.folder / f"{digest(sorted(results))}-{xxhash.xxh3_128_hexdigest(content.getbuffer())}.parquet"
         with atomic_file(path) as file:
             file.write(content.getbuffer())
         for model, row in rows.items():

@@ -35,6 +35,7 @@ COLUMNS = {
     "engine": "string",
     "model": "string",
     "error": "string",
+    "warning": "string",
     "fit_seconds": "float64",
     "score_seconds": "float64",
 }

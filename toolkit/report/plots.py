@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,13 +17,14 @@ from toolkit.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from toolkit.descriptors.keeper import DataKeeper
+    from toolkit.descriptors.keeper import DataKeeper, Sample
 
 _NOISE = "0.75"
 _GREY = 0.05  # a colour whose channels differ by less is taken for noise
 _BAR = "#4878a8"
 _MAX_COLUMNS = 4
 _MAX_TICKS = 30
+_TITLE_CHARACTERS = 11  # per inch
 _LEGEND_CLUSTERS = 20
 
 
@@ -91,32 +94,44 @@ def get_cluster_visualization(
     """
     if n_components not in (2, 3):
         raise InputError(f"n_components is {n_components}; a map has 2 or 3 dimensions")
-    if thresh is not None and len(thresh) != n_components:
-        raise InputError(
-            f"thresh has {len(thresh)} ranges; allowed: one (low, high) for each of {n_components} dimensions"
-        )
+    ranges = _check_ranges(thresh, n_components)
     models = _with_labels(cluster_df)
-    maps: dict[tuple[str, str], np.ndarray] = {}
+    maps: dict[tuple[Sample, str], np.ndarray] = {}
     axes = _grid_of_axes(len(models), sidesize, projection="3d" if n_components == 3 else None)
     for (_, model), ax in zip(models.iterrows(), axes, strict=True):
-        key = (str(model["descriptor"]), str(model["scaler"]))
+        rows = float(model.get("data_fraction", 1.0)), int(model.get("random_state", 0))
+        sample = data_keeper.sample(str(model["descriptor"]), *rows)
+        key = (sample, str(model["scaler"]))
         if key not in maps:
-            maps[key] = _umap(data_keeper, *key, n_components, random_state)
+            maps[key] = _umap(data_keeper.scale(*key), n_components, random_state)
         if len(maps[key]) != len(model["labels"]):
             raise InputError(
-                f"the model has {len(model['labels']):,} labels, data_keeper holds {len(maps[key]):,} rows of "
-                f"{key[0]}; use the data_keeper and data_fraction that the model was fitted with"
+                f"the model has {len(model['labels']):,} labels, data_keeper gives {len(maps[key]):,} rows of "
+                f"{sample.descriptor}; use the data_keeper that the model was fitted with"
             )
-        _scatter(ax, maps[key], np.asarray(model["labels"]), thresh)
+        _scatter(ax, maps[key], np.asarray(model["labels"]), ranges)
         _title(ax, model)
     return axes
 
 
-def _umap(keeper: DataKeeper, descriptor: str, scaler: str, n_components: int, random_state: int) -> np.ndarray:
+def _check_ranges(thresh: Any, n_components: int) -> list[tuple[float, float]]:
+    """Return one (low, high) per dimension; none means everything."""
+    if thresh is None:
+        return [(-np.inf, np.inf)] * n_components
+    try:
+        ranges = [(float(low), float(high)) for low, high in thresh]
+    except (TypeError, ValueError):
+        ranges = []
+    if len(ranges) == n_components:
+        return ranges
+    raise InputError(
+        f"thresh is {thresh!r:.60}; allowed: one (low, high) for each of {n_components} dimensions, or None"
+    )
+
+
+def _umap(X: np.ndarray, n_components: int, random_state: int) -> np.ndarray:
     import umap
 
-    sample = keeper.samples.get(descriptor) or keeper.sample(descriptor)
-    X = keeper.scale(sample, scaler)
     n_neighbors = max(2, min(15, len(X) - 1))
     init = "spectral" if len(X) > 10 * n_components else "random"
     return np.asarray(
@@ -126,24 +141,26 @@ def _umap(keeper: DataKeeper, descriptor: str, scaler: str, n_components: int, r
     )
 
 
-def _scatter(ax: Any, points: np.ndarray, labels: np.ndarray, thresh: Sequence[tuple[float, float]] | None) -> None:
+def _scatter(ax: Any, points: np.ndarray, labels: np.ndarray, ranges: list[tuple[float, float]]) -> None:
     inside = np.ones(len(points), bool)
-    for axis, (low, high) in enumerate(thresh or ()):
+    for axis, (low, high) in enumerate(ranges):
         inside &= (points[:, axis] >= low) & (points[:, axis] <= high)
-    names = np.unique(labels[labels != -1])
-    colours = dict(zip(names.tolist(), _colours(len(names)), strict=True))
+    points, labels = points[inside], labels[inside]
+    names, dense = np.unique(labels, return_inverse=True)
+    clusters = names[names != -1]
+    palette = [_NOISE] * (len(names) - len(clusters)) + _colours(len(clusters))
     size = float(np.clip(20_000 / max(len(points), 1), 0.3, 12))
-    for name in [-1, *names.tolist()]:
-        chosen = inside & (labels == name)
-        if chosen.any():
-            label = "noise" if name == -1 else str(name)
-            colour = _NOISE if name == -1 else colours[name]
-            ax.scatter(*points[chosen].T, s=size, color=colour, label=label, linewidths=0, rasterized=True)
-    if inside.any() and len(names) <= _LEGEND_CLUSTERS:
-        ax.legend(markerscale=max(1.0, 5 / math.sqrt(size)), fontsize=7, loc="best", framealpha=0.8)
+    order = np.argsort(labels != -1, kind="stable")  # noise below the clusters
+    colours = np.array([mpl.colors.to_rgb(colour) for colour in palette]).reshape(-1, 3)[dense[order]]
+    ax.scatter(*points[order].T, s=size, c=colours, linewidths=0, rasterized=True)
+    if 0 < len(clusters) <= _LEGEND_CLUSTERS:
+        for name, colour in zip(names, palette, strict=True):
+            ax.scatter(*[[]] * points.shape[1], color=colour, label="noise" if name == -1 else str(name), s=20)
+        ax.legend(fontsize=7, loc="best", framealpha=0.8)
     ax.set(xlabel="UMAP 1", ylabel="UMAP 2")
     if points.shape[1] == 3:
         ax.set_zlabel("UMAP 3")
+        ax.set_box_aspect(None, zoom=0.85)  # else the label is cut
 
 
 def _colours(n_clusters: int) -> list[Any]:
@@ -157,6 +174,7 @@ def _with_labels(cluster_df: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFram
     models = pd.DataFrame(cluster_df)
     if models.empty:
         raise InputError("there is no model to draw")
+    models = models[models["labels"].notna()]  # a model that could not be fitted has none
     for labels in models["labels"]:
         if not isinstance(labels, np.ndarray):
             raise InputError(
@@ -177,4 +195,10 @@ def _title(ax: Any, model: pd.Series) -> None:
     params = model["cluster_class_params"]
     if isinstance(params, dict):
         params = ", ".join(f"{name}={value}" for name, value in params.items())
-    ax.set_title(f"{model['descriptor']} / {model['cluster_class']}\n{params}", fontsize=10)
+    width = int(ax.figure.get_size_inches()[0] / max(_columns(ax), 1) * _TITLE_CHARACTERS)
+    lines = [f"{model['descriptor']} / {model['cluster_class']}", *textwrap.wrap(str(params), width)]
+    ax.set_title("\n".join(lines), fontsize=10)
+
+
+def _columns(ax: Any) -> int:
+    return int(ax.get_subplotspec().get_gridspec().ncols)

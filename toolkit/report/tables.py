@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toolkit.grid.folder import is_locked, read_run
 from toolkit.grid.store import Store
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from toolkit.grid.predict import Prediction
     from toolkit.grid.run import Outcome
 
 
@@ -32,34 +33,37 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(lines)
 
 
-def plan_text(costs: list[dict[str, Any]], memory: MemoryBudget) -> str:
-    """Show the prediction for each group of cells."""
+def plan_text(parts: list[Prediction], memory: MemoryBudget) -> str:
+    """Show the prediction for each part of a run."""
     rows = [
         (
-            cost["stage"],
-            cost["group"],
-            cost.get("cells", "-"),
-            f"{cost['rows']:,}" if "rows" in cost else "-",
-            format_size(cost["n_bytes"]) if "n_bytes" in cost else "-",
-            format_size(cost["worst_bytes"]) if "n_bytes" in cost else "-",
-            format_seconds(cost["seconds"]) if "seconds" in cost else "-",
+            part.stage,
+            part.part,
+            f"{'at most ' if part.refined and part.n_cells else ''}{part.n_cells or '-'}",
+            f"{part.n_rows:,}",
+            format_size(part.cost.n_bytes),
+            format_size(part.cost.worst_bytes),
+            format_seconds(part.cost.seconds),
         )
-        for cost in costs
+        for part in parts
     ]
-    header = ("stage", "group", "cells", "rows", "memory", "at worst", "time")
-    return f"{format_table(header, rows)}\n{plan_summary(costs, memory)}"
+    header = ("stage", "part", "models", "rows", "memory", "at worst", "time")
+    return f"{format_table(header, rows)}\n{plan_summary(parts, memory)}"
 
 
-def plan_summary(costs: list[dict[str, Any]], memory: MemoryBudget) -> str:
+def plan_summary(parts: list[Prediction], memory: MemoryBudget) -> str:
     """Say in one line what a run will take."""
-    known = [cost for cost in costs if "seconds" in cost]
-    open_stages = [cost["stage"] for cost in costs if "seconds" not in cost]
-    summary = (
-        f"plan: {sum(c['cells'] for c in known)} models, about {format_seconds(sum(c['seconds'] for c in known))}, "
-        f"{format_size(max((cost['n_bytes'] for cost in known), default=0))} beside the program itself "
-        f"(budget {format_size(memory.limit)}, {memory.source}), {format_size(sum(c['disk'] for c in known))} on disk"
+    stated, refined = ([part for part in parts if part.refined is refined] for refined in (False, True))
+    more = f" and at most {sum(part.n_cells for part in refined)} refined ones" if refined else ""
+    seconds = format_seconds(sum(part.cost.seconds for part in stated))
+    most = format_seconds(sum(part.cost.seconds for part in parts))
+    return (
+        f"plan: {sum(part.n_cells for part in stated)} models{more}, about {seconds}"
+        f"{f' (with all refined ones at most {most})' if refined else ''}, "
+        f"{format_size(max(part.cost.n_bytes for part in parts))} of memory beside the program itself "
+        f"(budget {format_size(memory.limit)}, {memory.source}), "
+        f"at most {format_size(sum(part.disk_bytes for part in parts))} on disk"
     )
-    return summary + (f"; refined stages follow: {', '.join(open_stages)}" if open_stages else "")
 
 
 def outcome_text(outcome: Outcome) -> str:
@@ -95,14 +99,9 @@ def _number(value: float, form: str) -> str:
 def status_text(folder: Path) -> str:
     """Say how far a run is: its stages, models on disk, and whether a process works on it."""
     record = read_run(folder)
-    running = is_locked(folder)
-    state = (
-        "complete"
-        if record["state"] == "complete"
-        else "running"
-        if running
-        else "stopped; run the same command to go on"
-    )
+    stopped = f"stopped ({record['error']})" if record.get("error") else "stopped"
+    state = {"complete": "complete"}.get(record["state"], f"{stopped}; run the same command to go on")
+    state = "running" if is_locked(folder) else state
     lines = [f"{folder}: {state}", f"started {record['started']}, device {record.get('device', {}).get('name', '?')}"]
     rows = []
     for stage in record["config"]["stages"]:
