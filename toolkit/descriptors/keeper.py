@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from toolkit.memory import MemoryBudget
 
-_BLOCK_VALUES = 1 << 21  # what one thread works on at a time: enough for BLAS, little enough for malloc to recycle
+_BLOCK_VALUES = 3 << 20  # float64: 24 MiB, enough for BLAS and below what malloc gives back to the system
+_SCALED_VALUES = 1 << 19  # of a block that is scaled
 _VERSION = 1  # of what the cached results mean; raise it when their computation changes
 
 
@@ -177,7 +178,7 @@ class DataKeeper:
         )
         apply = SCALERS[scaler](reduced.statistics)
         matrix = np.empty((source.n_rows, source.n_features), np.float32)
-        size = block_rows(source.n_features)
+        size = max(1, _SCALED_VALUES // source.n_features)
 
         def fill(piece: tuple[int, np.ndarray]) -> None:
             start, block = piece

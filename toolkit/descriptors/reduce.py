@@ -226,10 +226,13 @@ def principal_components(moments: Moments, n_components: int | float | None) -> 
     if total <= 0:
         raise InputError(f"all {moments.n_rows:,} rows are the same: there is nothing to cluster; look at the file")
     with threadpool_limits(1, user_api="blas"):  # the same bits whatever the number of processors
-        values, vectors = eigh(moments.covariance)
+        most = _most_components(n_components, moments)
+        values, vectors = eigh(moments.covariance, subset_by_index=(n_features - most, n_features - 1))
     values = np.clip(values[::-1], 0, None)
     values[values <= _NO_VARIANCE * values[0]] = 0
-    n_kept = _count_components(values, n_components, n_rows=moments.n_rows)
+    n_kept = most
+    if isinstance(n_components, float):  # the smallest number whose ratio exceeds it, as scikit-learn counts
+        n_kept = min(int(np.searchsorted(np.cumsum(values) / total, n_components, side="right")) + 1, most)
     components = vectors[:, ::-1].T[:n_kept]
     largest = np.abs(components).argmax(axis=1)
     components = components * np.sign(components[np.arange(n_kept), largest])[:, None]
@@ -237,14 +240,15 @@ def principal_components(moments: Moments, n_components: int | float | None) -> 
     return Projection(moments.mean, np.ascontiguousarray(components), values[:n_kept], total)
 
 
-def _count_components(variances: np.ndarray, n_components: int | float, *, n_rows: int) -> int:
-    most = min(n_rows, len(variances))
-    if isinstance(n_components, int):
-        if not 1 <= n_components <= most:
-            raise InputError(
-                f"n_components is {n_components}; allowed: 1 to {most} ({n_rows:,} rows, {len(variances)} features), "
-                f"or a share of variance between 0 and 1"
-            )
-        return n_components
-    ratio = np.cumsum(variances) / variances.sum()
-    return min(int(np.searchsorted(ratio, n_components, side="right")) + 1, most)
+def _most_components(n_components: int | float, moments: Moments) -> int:
+    """Return how many components are needed at most."""
+    n_rows, n_features = moments.n_rows, len(moments.mean)
+    most = min(n_rows, n_features)
+    if isinstance(n_components, float):
+        return most
+    if n_components > most:
+        raise InputError(
+            f"n_components is {n_components}; allowed: 1 to {most} ({n_rows:,} rows, {n_features} features), or a "
+            f"share of variance between 0 and 1"
+        )
+    return n_components

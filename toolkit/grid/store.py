@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from toolkit.atomic import atomic_file, remove_unfinished
-from toolkit.descriptors.cache import digest, file_digest
+from toolkit.descriptors.cache import digest
 from toolkit.errors import unknown
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class Store:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        if file_digest(path) != path.stem.rsplit("-", 1)[-1]:
-            return
         try:
+            if xxhash.xxh3_128_hexdigest(path.read_bytes()) != path.stem.rsplit("-", 1)[-1]:
+                return
             rows = json.loads(pq.read_schema(path).metadata[_ROWS])
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
             return
