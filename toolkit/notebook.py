@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _SCORES = ("n_clusters", "calinski_harabasz_score", "davies_bouldin_score", "silhouette_score")
+_SHOWN = ("scaler", "cluster_class", "cluster_class_params", *_SCORES, "n_noise", "coverage", "largest_share")
 
 
 def conduct_grid_search(
@@ -130,7 +131,7 @@ def display_models(cluster_df: pd.DataFrame | list[dict[str, Any]], head_rows: i
     cluster_df : DataFrame or list of dict
         What `conduct_grid_search` returned, or a score table.
     head_rows : int
-        How many models of each descriptor and estimator.
+        How many models of each descriptor and estimator, so that every estimator is seen.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def display_models(cluster_df: pd.DataFrame | list[dict[str, Any]], head_rows: i
     )
     best = ordered.groupby(["descriptor", "cluster_class"], sort=False).head(head_rows)
     for descriptor, table in best.groupby("descriptor"):
-        _show(str(descriptor), table.drop(columns=["descriptor", "labels"], errors="ignore"))
+        _show(str(descriptor), table[[column for column in _SHOWN if column in table]])
     return best
 
 
