@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.descriptors.safe_pickle import PickledArray, RawBytes, locate_array
+from toolkit.descriptors.pickled_array import PickledArray, RawBytes
+from toolkit.descriptors.safe_pickle import locate_array
 from toolkit.errors import InputError, unknown
 
 if TYPE_CHECKING:

@@ -10,15 +10,11 @@ The instructions are those of `pickletools` (PEP 3154 for protocol 4, PEP 574 fo
 
 from __future__ import annotations
 
-import math
 import pickletools
-import re
 import struct
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
+from toolkit.descriptors.pickled_array import CONSTRUCTORS, Constructor, PickledArray, PickledDtype, RawBytes, show
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,16 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OPCODES = {info.code.encode("latin1"): info.name for info in pickletools.opcodes}
-_NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 _SMALL = 64  # bytes up to this size are read (they are scalars or names), larger ones only located
-_MAX_DIMENSIONS = 32
-_KINDS = {
-    "PickledArray": "array",
-    "RawBytes": "bytes object",
-    "_Dtype": "dtype",
-    "_Global": "NumPy constructor",
-    "NoneType": "None",
-}  # what things are called in errors
 _LINE = 1 << 20  # a line (protocol 0) that is longer is text, and counted as such
 _OBJECT = 100  # bytes that Python takes for one number or list item, about
 
@@ -52,67 +39,6 @@ _ALLOWED = {
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",  # how Python 3 writes bytes in protocols 0 to 2
 }
-
-
-@dataclass(frozen=True)
-class RawBytes:
-    """Bytes that lie in the file: `size` bytes from `offset` on."""
-
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class _Global:
-    name: str
-
-
-def _show(value: Any) -> str:
-    """Describe a value of the file for an error: short, whatever the file makes of it."""
-    if isinstance(value, str | bytes):
-        return repr(value[:60])
-    if isinstance(value, int | float) and abs(value) < 1 << 63:
-        return repr(value)
-    return _KINDS.get(type(value).__name__, type(value).__name__)
-
-
-class _Dtype:
-    def __init__(self, code: str) -> None:
-        if not _NUMERIC.fullmatch(code):
-            raise InputError(f"dtype {_show(code)} is not numeric; allowed: bool, integers and floats of up to 8 bytes")
-        self.dtype = np.dtype(code)
-
-    def set_state(self, state: Any) -> None:
-        if not (isinstance(state, tuple) and len(state) >= 2 and state[1] in ("<", ">", "=", "|")):
-            raise InputError("the state of the dtype is not that of a number")
-        self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in "<>" else self.dtype
-
-
-class PickledArray:
-    """An array whose numbers are still in the file (`data` is `RawBytes`) or were too small to leave there."""
-
-    def __init__(self) -> None:
-        self.shape: tuple[int, ...] = ()
-        self.dtype = np.dtype("f8")
-        self.fortran = False
-        self.data: RawBytes | bytes = b""
-
-    def fill(self, shape: Any, dtype: Any, *, fortran: bool, data: Any) -> PickledArray:
-        """Set what the pickle states, after checking that it fits together."""
-        is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS
-        if not (is_shape and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)):
-            raise InputError("the array's shape is not a tuple of sizes")
-        if not isinstance(dtype, _Dtype):
-            raise InputError(f"the array's dtype is {_show(dtype)}, not that of numbers")
-        if isinstance(data, list):
-            raise InputError("the array has object dtype; save numbers, for instance array.astype('float32')")
-        if not isinstance(data, bytes | RawBytes):
-            raise InputError(f"the array's data are {_show(data)}, not bytes")
-        size = data.size if isinstance(data, RawBytes) else len(data)
-        if size != math.prod(shape) * dtype.dtype.itemsize:
-            raise InputError(f"array of shape {shape} and dtype {dtype.dtype} does not match its {size} bytes")
-        self.shape, self.dtype, self.fortran, self.data = shape, dtype.dtype, fortran, data
-        return self
 
 
 class _Mark:
@@ -249,22 +175,22 @@ class _Machine:
                 f"the pickle names {named}, which is refused: only NumPy arrays of numbers are read, "
                 f"nothing is run; if you trust the file, load it yourself and save the array as .npy"
             )
-        self.stack.append(_Global(known))
+        self.stack.append(Constructor(known))
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, _Global) or not isinstance(arguments, tuple):
+        if not isinstance(function, Constructor) or not isinstance(arguments, tuple):
             raise InputError("the pickle calls something that is not a NumPy constructor")
         if function.name == "encode" and arguments and isinstance(arguments[0], str):
             self.spend(len(arguments[0]))
         try:
-            self.stack.append(_CALLS[function.name](*arguments))
+            self.stack.append(CONSTRUCTORS[function.name](*arguments))
         except (TypeError, KeyError, UnicodeError, struct.error) as error:
             raise InputError(f"the pickle calls numpy {function.name} with arguments it does not take") from error
 
     def build(self) -> None:
         state, target = self.pop(), self.pop()
-        if isinstance(target, _Dtype):
+        if isinstance(target, PickledDtype):
             target.set_state(state)
         elif isinstance(target, PickledArray) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, data = state
@@ -275,40 +201,6 @@ class _Machine:
         else:
             raise InputError("the pickle sets the state of something that is not an array")
         self.stack.append(target)
-
-
-def _call_frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
-    if order not in ("C", "F"):
-        raise InputError(f"the pickled array has memory order {_show(order)}; C and F are read")
-    return PickledArray().fill(shape, dtype, fortran=order == "F", data=data)
-
-
-def _call_dtype(code: Any, *_: Any) -> _Dtype:
-    if not isinstance(code, str | bytes):
-        raise InputError(f"the dtype is {_show(code)}, not the name of one")
-    return _Dtype(code.decode("latin1") if isinstance(code, bytes) else code)
-
-
-def _call_scalar(dtype: _Dtype, data: bytes | str) -> float:
-    data = data.encode("latin1") if isinstance(data, str) else data
-    if not isinstance(dtype, _Dtype) or len(data) != dtype.dtype.itemsize:
-        raise InputError("the pickle holds a NumPy scalar that is not a number")
-    return float(np.frombuffer(data, dtype.dtype)[0])
-
-
-def _call_encode(text: Any, encoding: Any) -> bytes:
-    if encoding != "latin1" or not isinstance(text, str):
-        raise InputError("the pickle encodes something else than text as latin1, which is how bytes are written")
-    return text.encode("latin1")
-
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "_reconstruct": lambda _type, _shape, _code: PickledArray(),
-    "_frombuffer": _call_frombuffer,
-    "dtype": _call_dtype,
-    "scalar": _call_scalar,
-    "encode": _call_encode,
-}
 
 
 def _push(read: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
@@ -425,4 +317,4 @@ def locate_array(path: Path, *, max_bytes: int) -> PickledArray | list[Any]:
             raise error if isinstance(error, InputError) else InputError(f"the pickle is damaged: {error}") from error
     if isinstance(found, PickledArray | list | tuple):
         return list(found) if isinstance(found, tuple) else found
-    raise InputError(f"the pickle holds {_show(found)}, not one 2-D array of numbers")
+    raise InputError(f"the pickle holds {show(found)}, not one 2-D array of numbers")
