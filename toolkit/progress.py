@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LINE_SECONDS = 10.0
+_NOTE_CHARACTERS = 45  # beside the bar, on a terminal of 80
 _SHORT_SECONDS = 1.0  # work below this is not worth a line
 
 
@@ -83,7 +84,7 @@ class Task:
             console = Console(stderr=True)
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=10),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[note]}"),
@@ -109,7 +110,7 @@ class Task:
         left = (now - self.start) * (self.predicted - self.done) / max(self.done, 1e-9)
         text = f"about {format_seconds(left)} left" + (f", {note}" if note else "")
         if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=self.done, note=text)
+            self.bar.update(self.bar.task_ids[0], completed=self.done, note=text[:_NOTE_CHARACTERS])
         elif now - self.last_line >= _LINE_SECONDS:
             self.last_line = now
             self.reporter.say(f"{self.title}: {100 * self.done / self.predicted:.0f} %, {text}")
