@@ -211,6 +211,8 @@ def test_interrupted(place):
 def test_debug_shows_the_traceback(place):
     done = toolkit("run", "nowhere.yaml", "--out", "out", "--debug", cwd=place)
     assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert done.returncode == 2
 
 
 def test_import_is_fast_and_touches_no_device():

@@ -170,7 +170,19 @@ def test_what_is_no_matrix(tmp_path, memory, name, content, message):
 @pytest.mark.parametrize(
     ("text", "matrix", "images"),
     [
-        ("0,1\n5,6\n7,8\n", [[5, 6], [7, 8]], None),  # pandas' column numbers
+        ("0,1\n5,6.5\n7,8\n", [[5, 6.5], [7, 8]], None),  # pandas' column numbers
+        ("0,2,3\n5,,6.5\n7,,8\n", None, "header or numbers"),
+        ("5,6,7\n5,1,6.5\n7,1,8\n", None, "header or numbers"),
+        ("1,2,3\n5,1,6.5\n", [[5, 1, 6.5]], None),
+        ("9,2,3\n5,1,6.5\n", [[9, 2, 3], [5, 1, 6.5]], None),
+        (",1,2\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]], None),
+        ("filename,0,1\na,5,6\nb,7,8\n", [[5, 6], [7, 8]], ["a", "b"]),
+        ("0,1\n5,6\n7,8\n", None, "header or numbers"),
+        ("0\n1\n2\n", None, "header or numbers"),
+        ("3,7\n5,6\n7,8\n", [[3, 7], [5, 6], [7, 8]], None),
+        ("1,bad\n2,bad\n3,bad\n", None, "column 1 holds text"),
+        ("0,5.5\n1,6.5\n2,7.5\n", None, "first column counts"),
+        ("f\n1.5\n\n3.5\n", [[1.5], [np.nan], [3.5]], None),  # a missing value of the only column
         (",0,1\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]], None),
         ("Unnamed: 0,a,b\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]], None),
         ('x.jpg,"1,2"\ny.jpg,"3,4"\n', [[1, 2], [3, 4]], ["x.jpg", "y.jpg"]),  # no header
@@ -184,7 +196,7 @@ def test_what_is_no_matrix(tmp_path, memory, name, content, message):
         ("filename,a\nNA,1\nnull,2\n", [[1], [2]], ["NA", "null"]),
         ("filename,a\n001,1\n002,2\n", [[1], [2]], ["001", "002"]),
         (",a,b\nx.jpg,1,2\ny.jpg,3,4\n", [[1, 2], [3, 4]], ["x.jpg", "y.jpg"]),  # pandas' string index
-        ('"file\nname",a\nx,1\ny,2\n', None, None),
+        ('"file\nname",a\nx,1\ny,2\n', None, "holds no numbers"),
         ("a,b\n\n1,2\n\n3,4\n", [[1, 2], [3, 4]], None),  # blank lines
         ("a,b\r\n1,2\r\n3,4\r\n", [[1, 2], [3, 4]], None),
         ("1,2\n", [[1, 2]], None),  # one row
@@ -193,7 +205,7 @@ def test_what_is_no_matrix(tmp_path, memory, name, content, message):
 def test_dialects_of_csv(tmp_path, memory, text, matrix, images):
     (tmp_path / "x.csv").write_text(text, newline="")
     if matrix is None:
-        with pytest.raises(InputError, match="holds no numbers"):
+        with pytest.raises(InputError, match=images):
             open_descriptor(tmp_path / "x.csv", memory)
         return
     file = open_descriptor(tmp_path / "x.csv", memory)
@@ -223,6 +235,14 @@ def test_parquet_of_other_types(tmp_path, memory):
     file = open_descriptor(tmp_path / "x.parquet", memory)
     np.testing.assert_array_equal(np.concatenate(list(file.windows(10))), [[1.5, 3.25], [2.5, 4.25]])
     assert file.image_names().tolist() == ["x", "y"]
+    frame = pd.DataFrame({"f0": [1.5, 2.5]}, index=pd.Index([7, 3], name="image_id")).assign(filename=[4, 5])
+    frame.to_parquet(tmp_path / "x.parquet")
+    file = open_descriptor(tmp_path / "x.parquet", memory)
+    np.testing.assert_array_equal(np.concatenate(list(file.windows(10))), [[1.5], [2.5]])
+    assert file.image_names().tolist() == ["4", "5"]
+    pq.write_table(pa.table({"f0": [1.0], "f1": ["1.5"]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="column 'f1' holds no numbers"):
+        open_descriptor(tmp_path / "x.parquet", memory)
     pq.write_table(pa.table({"v": [[1.0], [1.0, 2.0], [3.0, 4.0]]}), tmp_path / "x.parquet")
     found = np.concatenate(list(open_descriptor(tmp_path / "x.parquet", memory).windows(10)))
     assert np.isnan(found).all(axis=1).tolist() == [True, False, False]

@@ -221,6 +221,34 @@ def test_a_mistake_can_be_mended_in_the_same_folder(content, tmp_path):
     execute(content, tmp_path / "out")
 
 
+def test_what_is_not_ours_is_never_removed(content, tmp_path):
+    """An input error takes back what the run made: not a folder, nor a cache, that was there before."""
+    folder = Path(content["descriptors"]["folder"])
+    np.save(folder / "a.npy", np.ones((600, 12), np.float32))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other" / "cache").mkdir(parents=True)
+    (tmp_path / "other" / "cache" / "thesis.txt").write_text("precious")
+    for name in ("empty", "other", "new"):
+        with pytest.raises(InputError, match="all 300 rows are the same"):
+            execute(content, tmp_path / name)
+    assert not list((tmp_path / "empty").iterdir())
+    assert (tmp_path / "other" / "cache" / "thesis.txt").read_text() == "precious"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_finished_reduction_is_kept(content, tmp_path, rng):
+    """A second descriptor that cannot be used does not cost the work on the first."""
+    folder = Path(content["descriptors"]["folder"])
+    good = np.load(folder / "b.npz")["arr_0"]
+    np.savez(folder / "b.npz", np.ones_like(good))
+    with pytest.raises(InputError, match="descriptor b: all"):
+        execute(content, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "cache").glob("reduced-*"))) == 1
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "stopped"
+    np.savez(folder / "b.npz", good)
+    execute(content, tmp_path / "out")
+
+
 def test_two_processes_do_not_share_a_folder(content, tmp_path):
     from toolkit.grid.folder import RunFolder, is_locked
 

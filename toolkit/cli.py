@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,16 +108,14 @@ def main() -> None:
     try:
         sys.exit(app(arguments, standalone_mode=False))
     except _UsageError as error:
-        sys.exit(_fail(f"{error.format_message()} See toolkit --help.", error.exit_code))
+        sys.exit(_fail(f"{error.format_message().rstrip('.')}; see toolkit --help", error.exit_code))
     except typer.Abort:
         sys.exit(_fail("stopped", InterruptedRunError.exit_code))
-    except ToolkitError as error:
+    except (ToolkitError, OSError) as error:
         if "--debug" in arguments:
-            raise
-        sys.exit(_fail(str(error), error.exit_code))
-    except OSError as error:
-        if "--debug" in arguments:
-            raise
+            traceback.print_exc()
+        if isinstance(error, ToolkitError):
+            sys.exit(_fail(str(error), error.exit_code))
         sys.exit(_fail(_explain(error), InputError.exit_code))
 
 

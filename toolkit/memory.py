@@ -1,4 +1,4 @@
-"""One memory budget: what may be used, what is used, and how many rows a block may have."""
+"""One memory budget: what may be used, what is used, and what fits."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _control_group_limit() -> int | None:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """The memory that this process may use, and the only place where a block size is decided.
+    """The memory that this process may use; everything large asks it first.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class MemoryBudget:
                 f"{format_size(self.limit)} ({self.source}) is free; raise --memory, or lower fraction or n_components"
             )
 
-    def rows_that_fit(self, bytes_per_row: int, *, wanted: int, what: str, fixed: int = 0) -> int:
+    def rows_that_fit(self, bytes_per_row: int, *, wanted: int, what: str) -> int:
         """Return how many rows, at most `wanted`, a block may have.
 
         Parameters
@@ -135,11 +135,9 @@ class MemoryBudget:
             The block size that is best for speed.
         what : str
             What the block is for, for the error.
-        fixed : int
-            Bytes that are needed whatever the block size.
         """
-        self.require(fixed + bytes_per_row, f"{what} (one row at a time)")
-        return max(1, min(wanted, (self.free - fixed) // bytes_per_row))
+        self.require(bytes_per_row, f"{what} (one row at a time)")
+        return max(1, min(wanted, self.free // bytes_per_row))
 
 
 def n_threads() -> int:

@@ -73,7 +73,7 @@ class _Table(DescriptorFile):
         if self.name_column is None:
             return None
         names = [batch.column(0).to_pylist() for batch in self.batches([self.name_column])]
-        return np.array([str(name) for batch in names for name in batch])
+        return np.array(["" if name is None else str(name) for batch in names for name in batch])
 
     def _matrix(self, batch: Any) -> np.ndarray:
         """Return the batch as (rows, n_features), rows that are not whole as NaN."""
@@ -132,9 +132,12 @@ class ParquetTable(_Table):
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
         self.n_rows = metadata.num_rows
-        self.name_column = _choose_names({field.name: field.name for field in schema if _is_text(field.type)})
+        index = [name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
+        known = {*_NAME_HEADERS, *_IGNORED_HEADERS, *(name.lower() for name in index)}
+        may_be_names = [f for f in schema if _is_text(f.type) or f.name.lower() in _NAME_HEADERS]
+        self.name_column = _choose_names({f.name: "" if f.name in index else f.name for f in may_be_names})
         lists = [field for field in schema if _is_vector(field.type)]
-        numeric = [f for f in schema if _is_number(f.type) and f.name.lower() not in _IGNORED_HEADERS]
+        numeric = [field for field in schema if _is_number(field.type) and field.name.lower() not in known]
         self.vectors = bool(lists)
         if len(lists) > 1:
             raise InputError(f"{path} has {len(lists)} columns of vectors; exactly one is expected")
@@ -142,8 +145,12 @@ class ParquetTable(_Table):
         if not self.n_rows or not self.features:
             what = "no row" if not self.n_rows else "no column of numbers or of vectors"
             raise InputError(f"{path} has {what} in it ({self.n_rows} rows, {len(schema)} columns)")
-        if strangers := [f.name for f in schema if not lists and _is_unknown(f.type)]:
-            raise InputError(f"{path}: column {strangers[0]!r} is of a type that is no number; leave it out")
+        chosen = {*self.features, self.name_column}
+        strangers = [f.name for f in schema if f.name not in chosen and f.name.lower() not in known]
+        if strangers and not lists:
+            raise InputError(
+                f"{path}: column {strangers[0]!r} holds no numbers; call it filename if it names images, or drop it"
+            )
         kinds = {field.type.value_type for field in lists} or {field.type for field in numeric}
         self.dtype = np.dtype("f4" if kinds <= {pa.float16(), pa.float32()} else "f8")
         groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
@@ -185,10 +192,6 @@ def _is_vector(kind: Any) -> bool:
     return bool(is_list and _is_number(kind.value_type))
 
 
-def _is_unknown(kind: Any) -> bool:
-    return not (_is_number(kind) or _is_text(kind) or pa.types.is_null(kind) or pa.types.is_temporal(kind))
-
-
 class CsvTable(_Table):
     """A CSV file: ``filename,features`` with the numbers as one comma-joined text, or one column per feature.
 
@@ -211,12 +214,20 @@ class CsvTable(_Table):
         if ragged is not None:
             raise InputError(f"{path}: row {ragged} has {len(rows[ragged])} columns, the first has {len(rows[0])}")
         below = [_Column([row[j] for row in rows[1:]]) for j in range(len(rows[0]))]
-        self.has_header = _is_header(rows[0], below)
+        try:
+            self.has_header = _is_header(rows[0], below)
+        except _AmbiguousError as error:
+            raise InputError(
+                f"{path}: the first row may be a header or numbers; add a header that is no number"
+            ) from error
         self.headers = rows[0] if self.has_header else [""] * len(rows[0])
         self.columns = [f"c{j}" for j in range(len(rows[0]))]
         if self.has_header and len(rows) == 1:
             raise InputError(f"{path} has a header and no row: at least one image is needed")
-        self._choose_columns(below if self.has_header else [_Column(list(cells)) for cells in zip(*rows, strict=True)])
+        content = below if self.has_header else [_Column(list(cells)) for cells in zip(*rows, strict=True)]
+        if not self.has_header and (problem := _headerless_problem(content)):
+            raise InputError(f"{path} has no header, and {problem}; add a header, or leave the column out")
+        self._choose_columns(content)
         self.n_rows = sum(batch.num_rows for batch in self.batches([self.columns[0]]))
 
     def _choose_columns(self, content: list[_Column]) -> None:
@@ -261,7 +272,7 @@ class CsvTable(_Table):
             column_types=dict.fromkeys(columns, pa.string()),
             strings_can_be_null=columns != [self.name_column],
         )
-        parse = pa.csv.ParseOptions(newlines_in_values=True)
+        parse = pa.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(self.columns) > 1)
         try:
             with pa.csv.open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert) as reader:
                 yield from reader
@@ -273,23 +284,66 @@ class _Column:
     """What the cells of a CSV column hold: `width` numbers each (0: none), or text."""
 
     def __init__(self, cells: list[str]) -> None:
+        self.cells = cells
         filled = [cell for cell in cells if cell.strip()]
         widths = [width for cell in filled if (width := _as_vector(cell))]
         self.is_text = len(filled) > 2 * len(widths)
         self.width = 0 if self.is_text or not widths else max(set(widths), key=widths.count)
 
+    @property
+    def has_fractions(self) -> bool:
+        """Whether a number that is not whole is among the cells."""
+        return any(_as_vector(cell) == 1 and not float(cell.strip("[]() \t")).is_integer() for cell in self.cells)
+
+
+class _AmbiguousError(Exception):
+    """A first row that may be a header or numbers."""
+
 
 def _is_header(row: list[str], below: list[_Column]) -> bool:
     """Tell whether the first row is a header.
 
-    It is if it has text above numbers, or counts the columns of numbers from 0 (pandas), or stands alone without any
-    number.
+    It is if it has a known header, text above numbers, nothing above numbers (pandas' index), or counts the columns
+    above numbers that are not whole. Rising whole numbers might be either, where they count from 0 or stand above
+    numbers that are not whole.
+
+    Raises
+    ------
+    _AmbiguousError
+        If both are possible.
     """
-    if not any(column.width or column.is_text for column in below):
-        return not any(map(_as_vector, row))
-    above = [cell.strip() for cell, column in zip(row, below, strict=True) if column.width]
-    counted = [cell for cell in above if cell]
-    return not all(map(_as_vector, counted)) or counted == [str(j) for j in range(len(counted))] or not counted
+    cells = [cell.strip() for cell in row]
+    if any(cell.lower() in {*_NAME_HEADERS, *_IGNORED_HEADERS} - {""} for cell in cells):
+        return True
+    above = [(cell, column) for cell, column in zip(cells, below, strict=True) if not column.is_text]
+    if not any(column.width for _, column in above):  # nothing but text, or no further row
+        return not any(map(_as_vector, cells))
+    filled = [cell for cell, _ in above if cell]
+    if not filled or not all(map(_as_vector, filled)) or (not cells[0] and below[0].width):
+        return True
+    if not all(cell.isdigit() for cell in filled):
+        return False
+    numbers = [int(cell) for cell in filled]
+    if numbers != sorted(set(numbers)):
+        return False
+    counted = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
+    has_fractions = len(numbers) > 1 and any(column.has_fractions for _, column in above)
+    if has_fractions and counted:
+        return True
+    if has_fractions or (counted and numbers[0] == 0):
+        raise _AmbiguousError
+    return False
+
+
+def _headerless_problem(content: list[_Column]) -> str | None:
+    """Say why the columns of a file without a header cannot be told apart, if so."""
+    texts = [j for j, column in enumerate(content) if column.is_text]
+    if texts not in ([], [0]):
+        return f"column {texts[-1]} holds text"
+    counts = [str(i) for i in range(len(content[0].cells))]
+    if len(content) > 1 and len(counts) > 2 and [cell.strip() for cell in content[0].cells] == counts:
+        return "its first column counts the rows"
+    return None
 
 
 def _as_vector(text: str) -> int:

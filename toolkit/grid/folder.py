@@ -70,11 +70,14 @@ class RunFolder:
         self.path = path
         self.record: dict[str, Any] = {}
         self._lock: IO[bytes] | None = None
+        self._ours: list[Path] = []
 
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; give a folder")
-        self.is_new = self._refuse_strangers()
+        is_new = self._refuse_strangers()
+        self._ours = [self.path / name for name in ("cache", "models", "run.json", _LOCK)]
+        self._ours = [path for path in (*self._ours, self.path) if is_new and not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / _LOCK).open("ab")
         try:
@@ -90,7 +93,8 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, InputError) and self.is_new and not self._has_results():
+        is_kept = self._has_results() or any(self.path.glob("cache/reduced-*/entry.json"))
+        if isinstance(error, InputError) and not is_kept:
             self._remove()
         elif error is not None and self.record:
             self.record |= {"state": "stopped", "error": f"{type(error).__name__}: {error}".strip(": ")}
@@ -117,13 +121,15 @@ class RunFolder:
         return any(self.path.glob("models/*.parquet")) or any(self.path.glob("*_scores.csv"))
 
     def _remove(self) -> None:
-        """Take back what this process made: an input that cannot be used leaves nothing behind."""
-        for name in ("cache", "models"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("run.json", _LOCK):
-            (self.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+        """Take back what this process made, and nothing else: an input that cannot be used leaves nothing behind."""
+        for path in self._ours:
+            if path.name == "cache":
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_dir():
+                with contextlib.suppress(OSError):  # not empty: somebody's
+                    path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
 
     def check(self, identity: dict[str, Any]) -> None:
         """Refuse a folder that holds results of another configuration."""

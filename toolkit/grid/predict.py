@@ -73,7 +73,7 @@ class CostModel:
     """Predicts seconds and bytes from sizes; the constants were measured, the machine's speed is measured now.
 
     The constants (benchmarks/predictions.py) are in multiples of what a float32 matrix product of the same number of
-    operations takes here. They hold within a factor of about 3.
+    operations takes here. They hold within a factor of about 2.
     """
 
     _KMEANS_ITERATIONS = 30
