@@ -94,7 +94,7 @@ def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int) -> 
     counts = np.array([part.n_rows for part in good], dtype=np.float64)
     offs = np.stack([part.off for part in good])
     means = np.stack([part.centre for part in good]) + offs
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"), threadpool_limits(1, user_api="blas"):
         mean = means[0] + counts @ (means - means[0]) / counts.sum()  # of equal means: exactly that
         scatter = products
         if covariance:  # within the blocks, around their means, and between the blocks
