@@ -246,7 +246,7 @@ def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return read(file)
 
 
-def open_npy(path: Path, _memory: MemoryBudget) -> DescriptorFile:
+def open_npy(path: Path, _memory: MemoryBudget) -> RawFile:
     """Open a NumPy .npy file in place."""
     with path.open("rb") as file:
         with _readable(path, "npy"):

@@ -14,7 +14,7 @@ import numpy as np
 from toolkit.backend.arrays import to_array
 from toolkit.backend.cpu import ordered_map
 from toolkit.descriptors.cache import Cache, digest, load_arrays, save_arrays, write_npy_header
-from toolkit.descriptors.formats import DescriptorFile, open_npy
+from toolkit.descriptors.formats import RawFile, open_npy
 from toolkit.descriptors.loader import DataLoader
 from toolkit.descriptors.reduce import (
     Moments,
@@ -66,7 +66,7 @@ class Reduced:
 
     Attributes
     ----------
-    matrix : DescriptorFile
+    matrix : RawFile
         (n_rows, n_components) float32; without reduction float64 where float32 does not hold the file's dtype.
     rows : ndarray (n_rows,) int64
         The row of the descriptor file that each row of the matrix is.
@@ -77,7 +77,7 @@ class Reduced:
         Of the matrix.
     """
 
-    matrix: DescriptorFile
+    matrix: RawFile
     rows: np.ndarray
     bad_rows: np.ndarray
     projection: Projection
@@ -180,12 +180,11 @@ class DataKeeper:
         matrix = np.empty((source.n_rows, source.n_features), np.float32)
         size = max(1, _SCALED_VALUES // source.n_features)
 
-        def fill(piece: tuple[int, np.ndarray]) -> None:
-            start, block = piece
-            matrix[start : start + size] = apply(block)
+        def fill(start: int) -> None:
+            stop = min(start + size, source.n_rows)
+            matrix[start:stop] = apply(source.read(start, stop))
 
-        pieces = zip(range(0, source.n_rows, size), source.windows(size), strict=True)
-        deque(ordered_map(fill, pieces, workers=n_threads()), maxlen=0)
+        deque(ordered_map(fill, range(0, source.n_rows, size), workers=n_threads()), maxlen=0)
         return matrix
 
     # The notebooks' way in

@@ -96,7 +96,7 @@ def unit_rows(_: ColumnStatistics) -> Callable[[np.ndarray], np.ndarray]:
 
 def unscaled(_: ColumnStatistics) -> Callable[[np.ndarray], np.ndarray]:
     """Leave the matrix as it is, as float32."""
-    return lambda block: block.astype(np.float32)
+    return lambda block: block.astype(np.float32, copy=False)
 
 
 SCALERS: dict[str, Callable[[ColumnStatistics], Callable[[np.ndarray], np.ndarray]]] = {
