@@ -322,7 +322,7 @@ def test_any_exception_in_a_cell_costs_that_cell(content, tmp_path, monkeypatch)
     assert execute(content, tmp_path / "out").models["clusterization"]["error"].isna().all()
 
 
-@pytest.mark.parametrize("limit", ["270MiB", "400MiB", "4GiB"])
+@pytest.mark.parametrize("limit", ["320MiB", "450MiB", "4GiB"])
 def test_the_memory_budget_changes_no_byte(tmp_path, rng, limit):
     """Blocks are the same whatever the budget; only how many are in flight differs."""
     (tmp_path / "d").mkdir()
