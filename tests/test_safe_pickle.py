@@ -181,6 +181,7 @@ NESTED = b"]q\0" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + by
         NESTED + b"h\x3ch\x3c\x93.",  # a name that doubles 60 times
         b"cnumpy\ndtype\n" + NESTED + b"h\x3c\x85R.",
         b"cnumpy.core.numeric\n_frombuffer\n(U\x01bcnumpy\ndtype\nU\x02f4\x85RK\x01" + b"\x85" * 100_000 + b"U\x01CtR.",
+        b"cnumpy.core.numeric\n_frombuffer\n(C\x01bcnumpy\ndtype\nU\x02f4\x85R(" + b"K\x02" * 100_000 + b"tU\x01CtR.",
         b"cnumpy.core.numeric\n_frombuffer\n(U\x01bcnumpy\ndtype\nU\x02f4\x85R("
         + b"\x8a\xff"
         + b"\x7f" * 255
