@@ -233,7 +233,7 @@ def _readable(path: Path, kind: str) -> Iterator[None]:
         yield
     except (InputError, FileNotFoundError, PermissionError):
         raise
-    except Exception as error:
+    except Exception as error:  # on damaged bytes these libraries raise nearly anything, zlib.error to TokenError
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} is not a readable {kind} file: {text:.200}; it may be damaged or truncated"

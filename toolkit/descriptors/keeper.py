@@ -261,10 +261,6 @@ class DataKeeper:
             extra = 8 * n_features**2 if sample.n_components is not None else 8 * n_features
             blocks, workers = self._stream(sample, extra=extra, what=f"{n_features} x {n_features} covariance")
             moments = measure(blocks, covariance=sample.n_components is not None, workers=workers)
-            if self.strict and len(moments.bad_rows):
-                raise InputError(
-                    f"{len(moments.bad_rows):,} rows hold NaN or inf, the first is row {moments.bad_rows[0]}"
-                )
             save_arrays(folder, mean=moments.mean, covariance=moments.covariance, bad_rows=moments.bad_rows)
             return {"n_rows": moments.n_rows}
 

@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.cluster.reference import LIST_BYTES
 from toolkit.config import PARAMETERS
 from toolkit.descriptors.keeper import Sample, block_rows
+from toolkit.descriptors.reduce import working_dtype
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.grid.plan import Cell, Group, group_cells, stage_cells
 from toolkit.memory import MemoryBudget, format_size
@@ -191,7 +192,7 @@ def predict(config: Config, loader: DataLoader) -> list[Prediction]:
 
 def _reduction(costs: CostModel, stage: Stage, sample: Sample, loader: DataLoader) -> Prediction:
     file, n_rows = loader.open(sample.descriptor), loader.n_sampled(sample.fraction)
-    itemsize = 8 if sample.n_components is None and file.dtype.itemsize > 4 else 4
+    itemsize = np.dtype(working_dtype(file.dtype) if sample.n_components is None else np.float32).itemsize
     most, least = (costs.columns(file.n_features, sample.n_components, least=least) for least in (False, True))
     return Prediction(
         stage.name,

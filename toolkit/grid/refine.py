@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import PARAMETERS
@@ -11,6 +12,8 @@ from toolkit.grid.plan import Cell
 from toolkit.grid.selection import rank
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from toolkit.config import Best
@@ -42,19 +45,23 @@ def refine(cells: list[Cell], models: pd.DataFrame, *, top: int, best: Best, fra
             for other in cells
             if (other.sample, other.scaler, other.cluster_class) == (cell.sample, cell.scaler, cell.cluster_class)
         ]
-        sample = type(cell.sample)(cell.sample.descriptor, fraction, cell.sample.seed, cell.sample.n_components)
+        sample = replace(cell.sample, fraction=fraction)
         for params in _around(cell.cluster_class, dict(cell.params), alike):
             found[Cell(sample, cell.scaler, cell.cluster_class, params)] = None
-    return sorted(found, key=lambda cell: cells_order(cell, cells))
+    return _in_order(found, cells)
 
 
-def cells_order(cell: Cell, cells: list[Cell]) -> tuple[Any, ...]:
+def _in_order(found: Iterable[Cell], cells: list[Cell]) -> list[Cell]:
     """Order refined cells as the stage before: descriptor, scaler, estimator, then parameters."""
     first: dict[tuple[str, str, str], int] = {}
-    for position, other in enumerate(cells):
-        first.setdefault((other.sample.descriptor, other.scaler, other.cluster_class), position)
-    values = [(value is None, isinstance(value, str), value) for _, value in cell.params]
-    return first[cell.sample.descriptor, cell.scaler, cell.cluster_class], values
+    for position, cell in enumerate(cells):
+        first.setdefault((cell.sample.descriptor, cell.scaler, cell.cluster_class), position)
+
+    def order(cell: Cell) -> tuple[Any, ...]:
+        values = [(value is None, isinstance(value, str), value) for _, value in cell.params]
+        return first[cell.sample.descriptor, cell.scaler, cell.cluster_class], values
+
+    return sorted(found, key=order)
 
 
 def _around(family: str, params: dict[str, Any], alike: list[dict[str, Any]]) -> list[tuple[tuple[str, Any], ...]]:

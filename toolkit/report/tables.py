@@ -99,9 +99,13 @@ def _number(value: float, form: str) -> str:
 def status_text(folder: Path) -> str:
     """Say how far a run is: its stages, models on disk, and whether a process works on it."""
     record = read_run(folder)
-    stopped = f"stopped ({record['error']})" if record.get("error") else "stopped"
-    state = {"complete": "complete"}.get(record["state"], f"{stopped}; run the same command to go on")
-    state = "running" if is_locked(folder) else state
+    if is_locked(folder):
+        state = "running"
+    elif record["state"] == "complete":
+        state = "complete"
+    else:
+        reason = f" ({record['error']})" if record.get("error") else ""
+        state = f"stopped{reason}; run the same command to go on"
     lines = [f"{folder}: {state}", f"started {record['started']}, device {record.get('device', {}).get('name', '?')}"]
     rows = []
     for stage in record["config"]["stages"]:
