@@ -1,0 +1,382 @@
+"""Minimum spanning trees of mutual reachability, exactly, from neighbour lists.
+
+The weight of a pair is ``max(core_i, core_j, d_ij)`` (Campello, Moulavi, Sander 2013), here always squared. A pair
+that is not in the list of i is at least as far as the end of that list, its radius. So Boruvka rounds over the lists
+alone are proven wherever a component's best listed edge is within the smallest radius of its points. What remains is
+a small graph of components, whose edges come from
+
+- the lists and the tree of the next larger ``min_samples``, for all but the largest: a pair that is in neither list
+  weighs the same under both and is spanned by that tree, so the tree has a path of no heavier edges (the argument of
+  CORE-SG, Neto et al. 2022);
+- the lists and the products of the remaining rows, for the largest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from toolkit.backend.cpu import ordered_map
+from toolkit.backend.simd import LANES, lowest_bit, reaching, squared_distance
+from toolkit.cluster.points import padded, tile
+from toolkit.memory import n_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from toolkit.cluster.lists import NeighborLists
+    from toolkit.cluster.points import Products
+
+_BLOCK = 1024
+_TABLE_BYTES = 256 << 20  # of the table of edges between components
+_EDGE_BYTES = 24  # of one entry of it
+
+
+class Edges(NamedTuple):
+    """Edges of a graph: two points, int32, and the squared weight, float64, of each."""
+
+    i: np.ndarray
+    j: np.ndarray
+    squared: np.ndarray
+
+
+@dataclass
+class _Forest:
+    """The components so far: union-find over the points, and the edges that made them."""
+
+    parent: np.ndarray
+    edges: list[Edges]
+
+    def add(self, edges: Edges) -> int:
+        """Add those edges that join two components; return how many did."""
+        joined = _join(self.parent, edges.i, edges.j)
+        self.edges.append(Edges(edges.i[joined], edges.j[joined], edges.squared[joined]))
+        return int(joined.sum())
+
+    def components(self) -> tuple[np.ndarray, int]:
+        """Return the component of each point, numbered from 0 by first point, and how many there are."""
+        return _number(self.parent)
+
+    def tree(self) -> Edges:
+        """Return all edges, lightest first."""
+        i, j, squared = (np.concatenate(parts) for parts in zip(*self.edges, strict=True))
+        low, high = np.minimum(i, j), np.maximum(i, j)
+        order = np.lexsort((high, low, squared))
+        return Edges(low[order], high[order], squared[order])
+
+
+def minimum_spanning_tree(
+    core: np.ndarray,
+    lists: NeighborLists,
+    *,
+    larger: Edges | None,
+    X: np.ndarray,
+    products: Callable[[np.ndarray], Products],
+    table_bytes: int = _TABLE_BYTES,
+) -> Edges:
+    """Return a minimum spanning tree of the mutual reachability of all points, lightest edge first.
+
+    Parameters
+    ----------
+    core : ndarray (n_points,) float64
+        Squared core distances.
+    lists : NeighborLists
+        At least as long as the number of neighbours that decides `core`.
+    larger : Edges or None
+        The tree for larger core distances of the same lists; None computes what the lists leave open from X.
+    X : ndarray (n_points, n_features)
+    products : callable
+        Makes the `Products` of some points of X.
+    table_bytes : int
+        Bytes of the table of edges between components.
+    """
+    n_points = len(core)
+    forest = _Forest(np.arange(n_points, dtype=np.int32), [])
+    if n_points == 1:
+        return Edges(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0))
+    radius = _radii(lists)
+    done = np.zeros(n_points, np.int32)  # entries at the start of each list that are in the point's own component
+    component, n_components = forest.components()
+    while n_components > 1:
+        before = n_components
+        best = _best_edges(core, lists, component, n_components, done)
+        proven = best.squared <= _smallest(radius, component, n_components)
+        forest.add(Edges(*(part[proven] for part in best)))
+        component, n_components = forest.components()
+        fits = n_components**2 * _EDGE_BYTES <= table_bytes
+        if n_components > 1 and (n_components == before or (fits and n_components > before // 2)):
+            forest.add(_between(core, lists, component, n_components, radius, larger, X, products, table_bytes))
+            component, n_components = forest.components()
+    return forest.tree()
+
+
+def _radii(lists: NeighborLists) -> np.ndarray:
+    """Return the squared distance within which each list is complete."""
+    if lists.n_neighbors == lists.n_points:
+        return np.full(lists.n_points, np.inf)
+    return np.concatenate([squared[:, -1] for _, squared, _ in lists.blocks()])
+
+
+def _smallest(values: np.ndarray, component: np.ndarray, n_components: int) -> np.ndarray:
+    smallest = np.full(n_components, np.inf)
+    np.minimum.at(smallest, component, values)
+    return smallest
+
+
+@njit(nogil=True, cache=True)
+def _find(parent, i):  # type: ignore[no-untyped-def]
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@njit(nogil=True, cache=True)
+def _join(parent, i, j):  # type: ignore[no-untyped-def]
+    joined = np.zeros(len(i), np.bool_)
+    for edge in range(len(i)):
+        a, b = _find(parent, i[edge]), _find(parent, j[edge])
+        if a != b:
+            parent[max(a, b)] = min(a, b)
+            joined[edge] = True
+    return joined
+
+
+@njit(nogil=True, cache=True)
+def _number(parent):  # type: ignore[no-untyped-def]
+    component = np.empty(len(parent), np.int32)
+    n_components = 0
+    for i in range(len(parent)):  # a root is the first of its component
+        root = _find(parent, i)
+        if root == i:
+            component[i] = n_components
+            n_components += 1
+        else:
+            component[i] = component[root]
+    return component, n_components
+
+
+def _best_edges(
+    core: np.ndarray, lists: NeighborLists, component: np.ndarray, n_components: int, done: np.ndarray
+) -> Edges:
+    """Return the lightest listed edge that leaves each component; inf where the lists hold none."""
+    best = Edges(np.zeros(n_components, np.int32), np.zeros(n_components, np.int32), np.full(n_components, np.inf))
+    for start, squared, indices in lists.blocks():
+        _scan_lists(core, start, squared, indices, component, done, best)
+    return best
+
+
+@njit(nogil=True, cache=True)
+def _scan_lists(core, start, squared, indices, component, done, best):  # type: ignore[no-untyped-def]
+    best_i, best_j, best_squared = best
+    n_neighbors = squared.shape[1]
+    for row in range(len(squared)):
+        i = start + row
+        own = component[i]
+        while done[i] < n_neighbors and component[indices[row, done[i]]] == own:
+            done[i] += 1
+        for u in range(done[i], n_neighbors):
+            if max(core[i], squared[row, u]) >= best_squared[own]:
+                break
+            j = indices[row, u]
+            if component[j] != own:
+                weight = max(core[i], core[j], squared[row, u])
+                if weight < best_squared[own]:
+                    best_i[own], best_j[own], best_squared[own] = i, j, weight
+
+
+# What the lists leave open: edges between components
+def _between(
+    core: np.ndarray,
+    lists: NeighborLists,
+    component: np.ndarray,
+    n_components: int,
+    radius: np.ndarray,
+    larger: Edges | None,
+    X: np.ndarray,
+    products: Callable[[np.ndarray], Products],
+    table_bytes: int,
+) -> Edges:
+    """Return proven edges: all that are missing if the table has a column per component, else each one's lightest.
+
+    The table holds the lightest edge from each component (row) to each group of components (column).
+    """
+    n_groups = min(n_components, max(1, table_bytes // (_EDGE_BYTES * n_components)))
+    size = -(-n_components // n_groups)
+    shape = (n_components, -(-n_components // size))
+    table = (np.full(shape, np.inf), np.empty(shape, np.int32), np.empty(shape, np.int32))
+    for start, squared, indices in lists.blocks():
+        _tabulate_lists(core, start, squared, indices, component, size, table)
+    if larger is not None:
+        _tabulate_edges(core, larger, X, component, size, table)
+    else:
+        bounds = _spanned(table[0])[1] if size == 1 else table[0].copy()
+        _tabulate_rows(core, component, radius, X, products, bounds, size, table)
+    if size == 1:
+        tree, _ = _spanned(table[0])
+        return Edges(table[1][tree], table[2][tree], table[0][tree])
+    rows = np.arange(n_components)
+    lightest = table[0].argmin(axis=1)
+    return Edges(table[1][rows, lightest], table[2][rows, lightest], table[0][rows, lightest])
+
+
+@njit(nogil=True, cache=True)
+def _put(table, size, a, b, i, j, weight):  # type: ignore[no-untyped-def]
+    """Enter an edge between components a and b if it is lighter than what is there."""
+    weights, ends, others = table
+    if weight < weights[a, b // size]:
+        weights[a, b // size], ends[a, b // size], others[a, b // size] = weight, i, j
+    if weight < weights[b, a // size]:
+        weights[b, a // size], ends[b, a // size], others[b, a // size] = weight, j, i
+
+
+@njit(nogil=True, cache=True)
+def _tabulate_lists(core, start, squared, indices, component, size, table):  # type: ignore[no-untyped-def]
+    for row in range(len(squared)):
+        i = start + row
+        for u in range(squared.shape[1]):
+            j = indices[row, u]
+            if component[i] != component[j]:
+                weight = max(core[i], core[j], squared[row, u])
+                _put(table, size, component[i], component[j], i, j, weight)
+
+
+@njit(nogil=True, cache=True)
+def _tabulate_edges(core, edges, X, component, size, table):  # type: ignore[no-untyped-def]
+    for edge in range(len(edges[0])):
+        i, j = edges[0][edge], edges[1][edge]
+        if component[i] != component[j]:
+            weight = max(core[i], core[j], squared_distance(X, i, X, j))
+            _put(table, size, component[i], component[j], i, j, weight)
+
+
+@njit(nogil=True, cache=True)
+def _spanned(weights):  # type: ignore[no-untyped-def]
+    """Return a minimum spanning forest of a dense graph, and for each two nodes the heaviest edge between them.
+
+    Prim's algorithm; the forest as a mask of the entries that are its edges. Nodes without a path are inf apart.
+    """
+    n = len(weights)
+    chosen = np.zeros((n, n), np.bool_)
+    heaviest = np.full((n, n), np.inf)
+    nearest = np.full(n, np.inf)
+    source = np.full(n, -1, np.int64)
+    order = np.empty(n, np.int64)
+    inside = np.zeros(n, np.bool_)
+    for turn in range(n):
+        node = -1
+        for other in range(n):
+            if not inside[other] and (node == -1 or nearest[other] < nearest[node]):
+                node = other
+        if nearest[node] < np.inf:
+            chosen[source[node], node] = True
+            for earlier in range(turn):
+                between = max(heaviest[source[node], order[earlier]], nearest[node])
+                if order[earlier] == source[node]:
+                    between = nearest[node]
+                heaviest[node, order[earlier]] = heaviest[order[earlier], node] = between
+        inside[node] = True
+        order[turn] = node
+        for other in range(n):
+            if not inside[other] and weights[node, other] < nearest[other]:
+                nearest[other], source[other] = weights[node, other], node
+    return chosen, heaviest
+
+
+def _tabulate_rows(
+    core: np.ndarray,
+    component: np.ndarray,
+    radius: np.ndarray,
+    X: np.ndarray,
+    products: Callable[[np.ndarray], Products],
+    bounds: np.ndarray,
+    size: int,
+    table: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Enter the edges that are in no list and lighter than `bounds`.
+
+    Such an edge is at least as heavy as the radius at both its ends, so only points whose radius is below the
+    largest bound take part.
+    """
+    largest = bounds[~np.eye(len(bounds), dtype=np.bool_)].max() if size == 1 else bounds.max()
+    active = np.flatnonzero(radius < largest)
+    order = active[np.lexsort((radius[active], component[active]))].astype(np.int32)
+    if len(np.unique(component[order])) < 2:
+        return
+    made = products(order)
+
+    def multiply(pair: tuple[int, int]) -> tuple[int, int, np.ndarray | None]:
+        row, column = pair
+        rows, columns = order[row : row + _BLOCK], order[column : column + _BLOCK]
+        if component[rows[0]] == component[columns[-1]]:
+            return row, column, None
+        return row, column, tile(made.rows[row : row + _BLOCK], made.rows[column : column + _BLOCK])
+
+    starts = range(0, len(order), _BLOCK)
+    pairs: Iterator[tuple[int, int]] = ((row, column) for row in starts for column in starts if row <= column)
+    for row, column, values in ordered_map(multiply, pairs, workers=n_threads()):
+        if values is None:
+            continue
+        columns = order[column : column + _BLOCK]
+        n_padded = values.shape[1]
+        _scan_between(
+            values, order[row : row + _BLOCK], made.offsets[row : row + _BLOCK], columns,
+            padded(made.offsets[column : column + _BLOCK], n_padded, np.nan), np.full(n_padded, np.inf, np.float32),
+            core, radius, component, X, made.scale, bounds, size, table,
+        )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _scan_between(  # type: ignore[no-untyped-def]
+    products, rows, offsets, columns, column_offsets, unlimited, core, radius, component, X, scale, bounds, size, table
+):
+    """Enter the edges of a tile whose columns are of later components than their rows.
+
+    Rows and columns are sorted by component and, within one, by radius.
+    """
+    flat = products.reshape(-1)
+    stride = products.shape[1]
+    n_columns = len(columns)
+    for row in range(len(rows)):
+        i = rows[row]
+        a = component[i]
+        start = 0
+        while start < n_columns:
+            b = component[columns[start]]
+            stop = start + 1
+            while stop < n_columns and component[columns[stop]] == b:
+                stop += 1
+            bound = max(bounds[a, b // size], bounds[b, a // size])
+            if b > a and radius[i] < bound:
+                threshold = _below(bound, scale)
+                at = start
+                while at < stop and radius[columns[at]] < bound:
+                    begin = min(at, stride - LANES)
+                    mask = reaching(flat, row * stride + begin, column_offsets, unlimited, begin, offsets[row], threshold)
+                    mask &= np.uint32(0xFFFF) << np.uint32(at - begin)
+                    while mask != 0:
+                        column = begin + np.intp(lowest_bit(mask))
+                        mask &= mask - np.uint32(1)
+                        j = columns[column] if column < stop else -1
+                        if j >= 0 and core[i] < bound and core[j] < bound:
+                            weight = max(core[i], core[j], squared_distance(X, i, X, j))
+                            if weight < bound:
+                                _put(table, size, a, b, i, j, weight)
+                                bounds[a, b // size] = min(bounds[a, b // size], weight)
+                                bounds[b, a // size] = min(bounds[b, a // size], weight)
+                                bound = max(bounds[a, b // size], bounds[b, a // size])
+                                threshold = _below(bound, scale)
+                    at = begin + LANES
+            start = stop
+
+
+@njit(nogil=True, cache=True)
+def _below(limit, scale):  # type: ignore[no-untyped-def]
+    """Return what ``v`` of `Products` reaches wherever the squared distance is within a limit."""
+    rounded = np.float32(limit * scale * scale)
+    if rounded < limit * scale * scale:
+        rounded = np.nextafter(rounded, np.float32(np.inf))
+    return np.float32(-0.5) * rounded
