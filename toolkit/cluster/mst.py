@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from toolkit.cluster.lists import NeighborLists
     from toolkit.cluster.points import Products
 
-_BLOCK = 1024
+_BLOCK = 1024  # columns of a tile
+_TILE_ROWS = 512
 _TABLE_BYTES = 256 << 20  # of the table of edges between components
 _EDGE_BYTES = 24  # of one entry of it
 
@@ -308,24 +309,22 @@ def _tabulate_rows(
         return
     made = products(order)
 
-    def multiply(pair: tuple[int, int]) -> tuple[int, int, np.ndarray | None]:
-        row, column = pair
-        rows, columns = order[row : row + _BLOCK], order[column : column + _BLOCK]
-        if component[rows[0]] == component[columns[-1]]:
-            return row, column, None
-        return row, column, tile(made.rows[row : row + _BLOCK], made.rows[column : column + _BLOCK])
+    def multiply(pair: tuple[slice, slice]) -> tuple[slice, slice, np.ndarray]:
+        rows, columns = pair
+        return rows, columns, tile(made.rows[rows], made.rows[columns])
 
-    starts = range(0, len(order), _BLOCK)
-    pairs: Iterator[tuple[int, int]] = ((row, column) for row in starts for column in starts if row <= column)
-    for row, column, values in ordered_map(multiply, pairs, workers=n_threads()):
-        if values is None:
-            continue
-        columns = order[column : column + _BLOCK]
+    def pairs() -> Iterator[tuple[slice, slice]]:
+        for row in range(0, len(order), _TILE_ROWS):
+            for column in range(row // _BLOCK * _BLOCK, len(order), _BLOCK):
+                rows, columns = slice(row, row + _TILE_ROWS), slice(column, column + _BLOCK)
+                if component[order[rows][0]] != component[order[columns][-1]]:
+                    yield rows, columns
+
+    for rows, columns, values in ordered_map(multiply, pairs(), workers=n_threads()):
         n_padded = values.shape[1]
         _scan_between(
-            values, order[row : row + _BLOCK], made.offsets[row : row + _BLOCK], columns,
-            padded(made.offsets[column : column + _BLOCK], n_padded, np.nan), np.full(n_padded, np.inf, np.float32),
-            core, radius, component, X, made.scale, bounds, size, table,
+            values, order[rows], made.offsets[rows], order[columns], padded(made.offsets[columns], n_padded, np.nan),
+            np.full(n_padded, np.inf, np.float32), core, radius, component, X, made.scale, bounds, size, table,
         )  # fmt: skip
 
 
@@ -339,16 +338,19 @@ def _scan_between(  # type: ignore[no-untyped-def]
     """
     flat = products.reshape(-1)
     stride = products.shape[1]
-    n_columns = len(columns)
+    starts = np.empty(len(columns) + 1, np.int64)  # of each component's columns
+    n_runs = 0
+    for column in range(len(columns)):
+        if column == 0 or component[columns[column]] != component[columns[column - 1]]:
+            starts[n_runs] = column
+            n_runs += 1
+    starts[n_runs] = len(columns)
     for row in range(len(rows)):
         i = rows[row]
         a = component[i]
-        start = 0
-        while start < n_columns:
+        for run in range(n_runs):
+            start, stop = starts[run], starts[run + 1]
             b = component[columns[start]]
-            stop = start + 1
-            while stop < n_columns and component[columns[stop]] == b:
-                stop += 1
             bound = max(bounds[a, b // size], bounds[b, a // size])
             if b > a and radius[i] < bound:
                 threshold = _below(bound, scale)
@@ -370,7 +372,6 @@ def _scan_between(  # type: ignore[no-untyped-def]
                                 bound = max(bounds[a, b // size], bounds[b, a // size])
                                 threshold = _below(bound, scale)
                     at = begin + LANES
-            start = stop
 
 
 @njit(nogil=True, cache=True)
