@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.descriptors.cache import write_npy_header
+from toolkit.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 ENTRY_BYTES = 12
 _READ_BYTES = 16 << 20
@@ -33,10 +36,20 @@ class NeighborLists:
         else:
             self._files = [_NpyRows(folder / f"{name}.npy", shape, dtype) for name, dtype in _ARRAYS.items()]
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of both arrays."""
-        return self.n_points * self.n_neighbors * ENTRY_BYTES
+    @classmethod
+    def open(cls, folder: Path, n_points: int, n_neighbors: int, *, in_memory: bool) -> NeighborLists:
+        """Open lists that were saved, from their files or read into memory."""
+        lists = cls(n_points, n_neighbors, None if in_memory else folder)
+        if in_memory:
+            for name, array in zip(_ARRAYS, lists._arrays, strict=True):
+                _NpyRows(folder / f"{name}.npy", array.shape, array.dtype).read(0, array)
+        return lists
+
+    def save(self, folder: Path) -> None:
+        """Write both arrays into a folder."""
+        saved = NeighborLists(self.n_points, self.n_neighbors, folder)
+        for start, squared, indices in self.blocks():
+            saved.write(np.arange(start, start + len(squared)), squared, indices)
 
     def write(self, points: np.ndarray, squared: np.ndarray, indices: np.ndarray) -> None:
         """Keep the lists of some points: (n,), (n, n_neighbors) float64, (n, n_neighbors) int32."""
@@ -54,40 +67,41 @@ class NeighborLists:
         step = max(1, _READ_BYTES // (ENTRY_BYTES * self.n_neighbors))
         for start in range(0, self.n_points, step):
             stop = min(start + step, self.n_points)
-            squared, indices = (file.read(start, stop) for file in self._files)
+            shape = (stop - start, self.n_neighbors)
+            squared, indices = (file.read(start, np.empty(shape, file.dtype)) for file in self._files)
             yield start, squared, indices
 
 
-_ARRAYS: dict[str, type] = {"squared": np.float64, "indices": np.int32}
+_ARRAYS = {"squared": np.dtype(np.float64), "indices": np.dtype(np.int32)}
 
 
 class _NpyRows:
     """Rows of a ``.npy`` file, read and written in place, not mapped: mapped pages count as resident memory."""
 
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: type) -> None:
-        self.dtype, self.shape = np.dtype(dtype), shape
-        if not path.exists():
-            with path.open("wb") as file:
-                header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                os.posix_fallocate(file.fileno(), file.tell(), shape[0] * self.row_bytes)
-        self.file = path.open("r+b")
-        np.lib.format.read_magic(self.file)
-        found, _, dtype = np.lib.format.read_array_header_1_0(self.file)
-        if found != shape or dtype != self.dtype:
-            raise ValueError(f"{path} holds {found} {dtype}; expected {shape} {self.dtype}")
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self.path, self.dtype, self.shape = path, dtype, shape
+        self.row_bytes = shape[1] * dtype.itemsize
+        if path.exists():
+            self.file = path.open("rb", buffering=0)
+            np.lib.format.read_magic(self.file)
+            found, _, found_dtype = np.lib.format.read_array_header_1_0(self.file)
+            if found != shape or found_dtype != dtype:
+                raise InputError(f"{path} holds {found} {found_dtype}; expected {shape} {dtype}")
+        else:
+            self.file = path.open("x+b", buffering=0)
+            write_npy_header(self.file, shape, dtype)
+            os.posix_fallocate(self.file.fileno(), self.file.tell(), shape[0] * self.row_bytes)
         self.start = self.file.tell()
-
-    @property
-    def row_bytes(self) -> int:
-        return self.shape[1] * self.dtype.itemsize
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
         for row, content in zip(rows.tolist(), np.ascontiguousarray(values), strict=True):
             os.pwrite(self.file.fileno(), content, self.start + row * self.row_bytes)
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        content = np.empty((stop - start, self.shape[1]), self.dtype)
-        if os.preadv(self.file.fileno(), [content], self.start + start * self.row_bytes) != content.nbytes:
-            raise OSError(f"{self.file.name} is shorter than its header says")
-        return content
+    def read(self, start: int, rows: np.ndarray) -> np.ndarray:
+        """Fill `rows` with those from `start` on."""
+        step = max(1, _READ_BYTES // self.row_bytes)
+        for at in range(0, len(rows), step):
+            piece = rows[at : at + step]
+            if os.preadv(self.file.fileno(), [piece], self.start + (start + at) * self.row_bytes) != piece.nbytes:
+                raise OSError(f"{self.path} is shorter than its header says")
+        return rows

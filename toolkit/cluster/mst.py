@@ -13,7 +13,7 @@ a small graph of components, whose edges come from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,14 +21,13 @@ from numba import njit
 
 from toolkit.backend.cpu import ordered_map
 from toolkit.backend.simd import LANES, lowest_bit, reaching, squared_distance
-from toolkit.cluster.points import padded, tile
+from toolkit.cluster.points import Products, padded, tile
 from toolkit.memory import n_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from toolkit.cluster.lists import NeighborLists
-    from toolkit.cluster.points import Products
 
 _BLOCK = 1024  # columns of a tile
 _TILE_ROWS = 512
@@ -44,22 +43,24 @@ class Edges(NamedTuple):
     squared: np.ndarray
 
 
+_NO_EDGES = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0))
+
+
 @dataclass
 class _Forest:
     """The components so far: union-find over the points, and the edges that made them."""
 
     parent: np.ndarray
-    edges: list[Edges]
+    edges: list[Edges] = field(default_factory=lambda: [Edges(*_NO_EDGES)])
 
     def add(self, edges: Edges) -> int:
         """Add those edges that join two components; return how many did."""
-        joined = _join(self.parent, edges.i, edges.j)
+        joined = join(self.parent, edges.i, edges.j)
         self.edges.append(Edges(edges.i[joined], edges.j[joined], edges.squared[joined]))
         return int(joined.sum())
 
-    def components(self) -> tuple[np.ndarray, int]:
-        """Return the component of each point, numbered from 0 by first point, and how many there are."""
-        return _number(self.parent)
+    def components(self) -> _Components:
+        return _Components(*_number(self.parent))
 
     def tree(self) -> Edges:
         """Return all edges, lightest first."""
@@ -69,49 +70,83 @@ class _Forest:
         return Edges(low[order], high[order], squared[order])
 
 
-def minimum_spanning_tree(
-    core: np.ndarray,
-    lists: NeighborLists,
-    *,
-    larger: Edges | None,
-    X: np.ndarray,
-    products: Callable[[np.ndarray], Products],
-    table_bytes: int = _TABLE_BYTES,
+def largest_spanning_tree(
+    core: np.ndarray, lists: NeighborLists, *, X: np.ndarray, table_bytes: int = _TABLE_BYTES
 ) -> Edges:
     """Return a minimum spanning tree of the mutual reachability of all points, lightest edge first.
 
     Parameters
     ----------
     core : ndarray (n_points,) float64
-        Squared core distances.
+        Squared core distances, for the largest `min_samples` there will be.
     lists : NeighborLists
         At least as long as the number of neighbours that decides `core`.
-    larger : Edges or None
-        The tree for larger core distances of the same lists; None computes what the lists leave open from X.
     X : ndarray (n_points, n_features)
-    products : callable
-        Makes the `Products` of some points of X.
+        For what the lists leave open.
     table_bytes : int
         Bytes of the table of edges between components.
     """
-    n_points = len(core)
-    forest = _Forest(np.arange(n_points, dtype=np.int32), [])
-    if n_points == 1:
-        return Edges(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0))
     radius = _radii(lists)
+
+    def tabulate(components: _Components, table: _Table) -> None:
+        _tabulate_rows(core, components.of_point, radius, X, table)
+
+    return _grow(core, lists, radius, tabulate, table_bytes)
+
+
+def smaller_spanning_tree(
+    core: np.ndarray, lists: NeighborLists, spanning: Edges, *, table_bytes: int = _TABLE_BYTES
+) -> Edges:
+    """Return a minimum spanning tree for smaller core distances than those of a tree of the same lists.
+
+    Parameters
+    ----------
+    core, lists, table_bytes
+        As for `largest_spanning_tree`.
+    spanning : Edges
+        The pairs of that tree with their squared distances, not weights.
+    """
+
+    def tabulate(components: _Components, table: _Table) -> None:
+        _tabulate_pairs(core, spanning, components.of_point, table.size, table.arrays)
+
+    return _grow(core, lists, _radii(lists), tabulate, table_bytes)
+
+
+def _grow(
+    core: np.ndarray,
+    lists: NeighborLists,
+    radius: np.ndarray,
+    tabulate: Callable[[_Components, _Table], None],
+    table_bytes: int,
+) -> Edges:
+    """Grow components by proven listed edges, and join what remains by the edges that `tabulate` adds to the lists'."""
+    n_points = len(core)
+    forest = _Forest(np.arange(n_points, dtype=np.int32))
     done = np.zeros(n_points, np.int32)  # entries at the start of each list that are in the point's own component
-    component, n_components = forest.components()
-    while n_components > 1:
-        before = n_components
-        best = _best_edges(core, lists, component, n_components, done)
-        proven = best.squared <= _smallest(radius, component, n_components)
+    components = forest.components()
+    while components.number > 1:
+        before = components.number
+        best = _best_edges(core, lists, components, done)
+        proven = best.squared <= _smallest(radius, components)
         forest.add(Edges(*(part[proven] for part in best)))
-        component, n_components = forest.components()
-        fits = n_components**2 * _EDGE_BYTES <= table_bytes
-        if n_components > 1 and (n_components == before or (fits and n_components > before // 2)):
-            forest.add(_between(core, lists, component, n_components, radius, larger, X, products, table_bytes))
-            component, n_components = forest.components()
+        components = forest.components()
+        fits = components.number**2 * _EDGE_BYTES <= table_bytes
+        if components.number > 1 and (components.number == before or (fits and components.number > before // 2)):
+            table = _Table.empty(components.number, table_bytes)
+            for start, squared, indices in lists.blocks():
+                _tabulate_lists(core, start, squared, indices, components.of_point, table.size, table.arrays)
+            tabulate(components, table)
+            forest.add(table.proven())
+            components = forest.components()
     return forest.tree()
+
+
+class _Components(NamedTuple):
+    """The component of each point, (n_points,) int32, numbered from 0 by first point, and how many there are."""
+
+    of_point: np.ndarray
+    number: int
 
 
 def _radii(lists: NeighborLists) -> np.ndarray:
@@ -121,9 +156,9 @@ def _radii(lists: NeighborLists) -> np.ndarray:
     return np.concatenate([squared[:, -1] for _, squared, _ in lists.blocks()])
 
 
-def _smallest(values: np.ndarray, component: np.ndarray, n_components: int) -> np.ndarray:
-    smallest = np.full(n_components, np.inf)
-    np.minimum.at(smallest, component, values)
+def _smallest(values: np.ndarray, components: _Components) -> np.ndarray:
+    smallest = np.full(components.number, np.inf)
+    np.minimum.at(smallest, components.of_point, values)
     return smallest
 
 
@@ -136,7 +171,8 @@ def _find(parent, i):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _join(parent, i, j):  # type: ignore[no-untyped-def]
+def join(parent, i, j):  # type: ignore[no-untyped-def]
+    """Unite the components of each two points in turn; the first point of one is its root. Tell which were apart."""
     joined = np.zeros(len(i), np.bool_)
     for edge in range(len(i)):
         a, b = _find(parent, i[edge]), _find(parent, j[edge])
@@ -160,13 +196,12 @@ def _number(parent):  # type: ignore[no-untyped-def]
     return component, n_components
 
 
-def _best_edges(
-    core: np.ndarray, lists: NeighborLists, component: np.ndarray, n_components: int, done: np.ndarray
-) -> Edges:
+def _best_edges(core: np.ndarray, lists: NeighborLists, components: _Components, done: np.ndarray) -> Edges:
     """Return the lightest listed edge that leaves each component; inf where the lists hold none."""
-    best = Edges(np.zeros(n_components, np.int32), np.zeros(n_components, np.int32), np.full(n_components, np.inf))
+    n = components.number
+    best = Edges(np.zeros(n, np.int32), np.zeros(n, np.int32), np.full(n, np.inf))
     for start, squared, indices in lists.blocks():
-        _scan_lists(core, start, squared, indices, component, done, best)
+        _scan_lists(core, start, squared, indices, components.of_point, done, best)
     return best
 
 
@@ -190,38 +225,35 @@ def _scan_lists(core, start, squared, indices, component, done, best):  # type: 
 
 
 # What the lists leave open: edges between components
-def _between(
-    core: np.ndarray,
-    lists: NeighborLists,
-    component: np.ndarray,
-    n_components: int,
-    radius: np.ndarray,
-    larger: Edges | None,
-    X: np.ndarray,
-    products: Callable[[np.ndarray], Products],
-    table_bytes: int,
-) -> Edges:
-    """Return proven edges: all that are missing if the table has a column per component, else each one's lightest.
+class _Table(NamedTuple):
+    """The lightest edge from each component (row) to each group of `size` components (column).
 
-    The table holds the lightest edge from each component (row) to each group of components (column).
+    `arrays` are (squared weights, point inside, point outside), each (n_components, n_groups); inf is no edge.
     """
-    n_groups = min(n_components, max(1, table_bytes // (_EDGE_BYTES * n_components)))
-    size = -(-n_components // n_groups)
-    shape = (n_components, -(-n_components // size))
-    table = (np.full(shape, np.inf), np.empty(shape, np.int32), np.empty(shape, np.int32))
-    for start, squared, indices in lists.blocks():
-        _tabulate_lists(core, start, squared, indices, component, size, table)
-    if larger is not None:
-        _tabulate_edges(core, larger, X, component, size, table)
-    else:
-        bounds = _spanned(table[0])[1] if size == 1 else table[0].copy()
-        _tabulate_rows(core, component, radius, X, products, bounds, size, table)
-    if size == 1:
-        tree, _ = _spanned(table[0])
-        return Edges(table[1][tree], table[2][tree], table[0][tree])
-    rows = np.arange(n_components)
-    lightest = table[0].argmin(axis=1)
-    return Edges(table[1][rows, lightest], table[2][rows, lightest], table[0][rows, lightest])
+
+    size: int
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    @classmethod
+    def empty(cls, n_components: int, n_bytes: int) -> _Table:
+        """Make one with a column for each component if that takes at most `n_bytes`, else with fewer."""
+        n_groups = min(n_components, max(1, n_bytes // (_EDGE_BYTES * n_components)))
+        size = -(-n_components // n_groups)
+        shape = (n_components, -(-n_components // size))
+        return cls(size, (np.full(shape, np.inf), np.empty(shape, np.int32), np.empty(shape, np.int32)))
+
+    def bounds(self) -> np.ndarray:
+        """Return, for each entry, a weight below which a further edge can be in a spanning tree."""
+        return np.asarray(_spanned(self.arrays[0])[1]) if self.size == 1 else self.arrays[0].copy()
+
+    def proven(self) -> Edges:
+        """Return a spanning tree of the components, or, with groups, the lightest edge of each component."""
+        weights, inside, outside = self.arrays
+        if self.size == 1:
+            chosen, _ = _spanned(weights)
+            return Edges(inside[chosen], outside[chosen], weights[chosen])
+        rows, lightest = np.arange(len(weights)), weights.argmin(axis=1)
+        return Edges(inside[rows, lightest], outside[rows, lightest], weights[rows, lightest])
 
 
 @njit(nogil=True, cache=True)
@@ -246,11 +278,11 @@ def _tabulate_lists(core, start, squared, indices, component, size, table):  # t
 
 
 @njit(nogil=True, cache=True)
-def _tabulate_edges(core, edges, X, component, size, table):  # type: ignore[no-untyped-def]
-    for edge in range(len(edges[0])):
-        i, j = edges[0][edge], edges[1][edge]
+def _tabulate_pairs(core, pairs, component, size, table):  # type: ignore[no-untyped-def]
+    for pair in range(len(pairs.squared)):
+        i, j = pairs.i[pair], pairs.j[pair]
         if component[i] != component[j]:
-            weight = max(core[i], core[j], squared_distance(X, i, X, j))
+            weight = max(core[i], core[j], pairs.squared[pair])
             _put(table, size, component[i], component[j], i, j, weight)
 
 
@@ -288,26 +320,20 @@ def _spanned(weights):  # type: ignore[no-untyped-def]
 
 
 def _tabulate_rows(
-    core: np.ndarray,
-    component: np.ndarray,
-    radius: np.ndarray,
-    X: np.ndarray,
-    products: Callable[[np.ndarray], Products],
-    bounds: np.ndarray,
-    size: int,
-    table: tuple[np.ndarray, np.ndarray, np.ndarray],
+    core: np.ndarray, component: np.ndarray, radius: np.ndarray, X: np.ndarray, table: _Table
 ) -> None:
-    """Enter the edges that are in no list and lighter than `bounds`.
+    """Enter the edges that are in no list and may be in a spanning tree.
 
     Such an edge is at least as heavy as the radius at both its ends, so only points whose radius is below the
     largest bound take part.
     """
+    bounds, size = table.bounds(), table.size
     largest = bounds[~np.eye(len(bounds), dtype=np.bool_)].max() if size == 1 else bounds.max()
     active = np.flatnonzero(radius < largest)
     order = active[np.lexsort((radius[active], component[active]))].astype(np.int32)
     if len(np.unique(component[order])) < 2:
         return
-    made = products(order)
+    made = Products.of(X, order)
 
     def multiply(pair: tuple[slice, slice]) -> tuple[slice, slice, np.ndarray]:
         rows, columns = pair
@@ -324,7 +350,7 @@ def _tabulate_rows(
         n_padded = values.shape[1]
         _scan_between(
             values, order[rows], made.offsets[rows], order[columns], padded(made.offsets[columns], n_padded, np.nan),
-            np.full(n_padded, np.inf, np.float32), core, radius, component, X, made.scale, bounds, size, table,
+            np.full(n_padded, np.inf, np.float32), core, radius, component, X, made.scale, bounds, size, table.arrays,
         )  # fmt: skip
 
 

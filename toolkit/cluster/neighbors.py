@@ -225,6 +225,13 @@ class PassPlan:
         """Rows whose products with the sample are held at once; divides a block, so that each is in one."""
         return max(16, min(_TILE_ROWS, 1 << int(math.log2(_SAMPLE_BYTES / 4 / self.n_sampled))))
 
+    def sample_first(self) -> np.ndarray:
+        """Return an order of the points, (n_points,) int32, that starts with a random sample."""
+        sampled = np.random.default_rng(0).choice(self.n_points, self.n_sampled, replace=False)
+        rest = np.ones(self.n_points, np.bool_)
+        rest[sampled] = False
+        return np.concatenate([np.sort(sampled), np.flatnonzero(rest)]).astype(np.int32)
+
     @property
     def n_bytes(self) -> int:
         """Bytes of the candidates that are held at once."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from toolkit.backend.simd import LANES
+from toolkit.backend.simd import LANES, squared_distance
 from toolkit.errors import InputError
 
 _BLOCK_ROWS = 4096
@@ -127,7 +127,7 @@ class Products:
 
     @classmethod
     def of(cls, X: np.ndarray, order: np.ndarray) -> Products:
-        """Make them from points, (n_points, n_features), taken in an order.
+        """Make them from some points of X, or all, in an order.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class Products:
         centre = X.mean(axis=0, dtype=np.float64)
         widest = float(np.maximum(high - centre, centre - low).max())
         scale = 2.0 ** -np.frexp(widest)[1] if widest > 0 else 1.0
-        n_points, n_features = X.shape
+        n_points, n_features = len(order), X.shape[1]
         rows = np.empty((n_points, n_features), np.float32)
         squares = np.empty(n_points)
         for start in range(0, n_points, _BLOCK_ROWS):
@@ -168,3 +168,12 @@ def tile(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     products: np.ndarray[Any, Any] = np.empty((len(rows), -(-len(columns) // LANES) * LANES), np.float32)
     np.matmul(rows, columns.T, out=products[:, : len(columns)])
     return products
+
+
+@njit(nogil=True, cache=True)
+def measure(X, i, j):  # type: ignore[no-untyped-def]
+    """Return the squared distance of each pair of rows, (n_pairs,) float64."""
+    squared = np.empty(len(i))
+    for pair in range(len(i)):
+        squared[pair] = squared_distance(X, i[pair], X, j[pair])
+    return squared

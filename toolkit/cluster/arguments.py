@@ -1,0 +1,75 @@
+"""What callers pass in, checked once at the public door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from toolkit.errors import InputError
+
+_CHECKED_ROWS = 8192
+
+
+def require_integer(name: str, value: object, *, least: int = 1) -> int:
+    """Return a whole number of at least `least`.
+
+    Raises
+    ------
+    InputError
+        Saying what was received and what is allowed.
+    """
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    raise InputError(f"{name} is {value!r:.60}; allowed: a whole number of at least {least}")
+
+
+def require_number(name: str, value: object, *, least: float = 0.0, above: float | None = None) -> float:
+    """Return a finite number of at least `least`, or above `above` if that is given.
+
+    Raises
+    ------
+    InputError
+        Saying what was received and what is allowed.
+    """
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        number = float(value)
+        if number < np.inf and (number >= least if above is None else number > above):
+            return number
+    allowed = f"of at least {least:g}" if above is None else f"above {above:g}"
+    raise InputError(f"{name} is {value!r:.60}; allowed: a number {allowed}")
+
+
+def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Accept only what is listed.
+
+    Raises
+    ------
+    InputError
+        Saying what was received and what is allowed.
+    """
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
+        names = ", ".join(repr(choice) for choice in allowed)
+        raise InputError(f"{name} is {value!r:.60}, which is not supported; allowed: {names}")
+
+
+def check_matrix(X: Any) -> np.ndarray:
+    """Return X as a C-contiguous float32 or float64 matrix of finite numbers.
+
+    Raises
+    ------
+    InputError
+        Saying what was received.
+    """
+    X = np.asarray(X)
+    if X.ndim != 2 or 0 in X.shape:
+        raise InputError(f"X has shape {X.shape}; allowed: (n_samples, n_features), at least one of each")
+    if X.dtype not in (np.float32, np.float64):
+        if X.dtype.kind not in "iufb":
+            raise InputError(f"X has dtype {X.dtype}; allowed: float32 or float64, or what converts to float64")
+        X = X.astype(np.float64)
+    X = np.ascontiguousarray(X)
+    for start in range(0, len(X), _CHECKED_ROWS):
+        if not np.isfinite(X[start : start + _CHECKED_ROWS]).all():
+            raise InputError("X holds NaN or inf; allowed: finite numbers; leave those rows out")
+    return X
