@@ -152,15 +152,16 @@ class DensityForest:
         find_neighbors(points.X, Products.of(points.X, plan.passing.sample_first()), self._lists, plan.passing,
                        advance=lambda share: advance(0.95 * share))  # fmt: skip
         self._trees: dict[int, _Tree] = {}
-        core = self._core(self.min_samples[-1])
+        values = sorted({min(value, self.n_samples) for value in self.min_samples})
+        core = self._core(values[-1])
         edges = largest_spanning_tree(
             core, self._lists, X=points.X
         )
-        self._trees[self.min_samples[-1]] = _Tree(core, edges)
+        self._trees[values[-1]] = _Tree(core, edges)
         self._spanning = Edges(edges.i, edges.j, measure(points.X, edges.i, edges.j))
-        for value in self.min_samples[:-1]:
+        for value in values[:-1]:
             self._tree(value)
-            advance(0.05 / len(self.min_samples))
+        advance(0.05)
         return self
 
     def _room_for_lists(self, plan: ForestPlan, memory: MemoryBudget) -> NeighborLists:
