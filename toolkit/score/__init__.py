@@ -1,4 +1,9 @@
-"""Scores of a labelling: one file per family, and the registry of all of them."""
+"""Scores of a labelling: one file per family, and the registry of all of them.
+
+An entry of `METRICS` is a column of every table, a key of what `score_labellings` returns, and a case of every
+property that tests/test_score.py demands of a metric (an oracle; no change under renaming, shuffling, moving, turning
+and scaling; noise like removed rows; nothing where there are no two clusters).
+"""
 
 from __future__ import annotations
 
