@@ -61,6 +61,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def scratch_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder that goes when the object does, or, if the process is killed, by `remove_unfinished`."""
+    return tempfile.TemporaryDirectory(dir=parent, prefix=_prefix(), ignore_cleanup_errors=True)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what processes of this machine that are gone left behind directly inside `folder`."""
     for left in folder.glob(f"{_MARK}{platform.node()}-*"):

@@ -11,7 +11,7 @@ import pandas as pd
 from toolkit.config import check_grid
 from toolkit.descriptors.scale import SCALERS
 from toolkit.errors import InputError, unknown
-from toolkit.grid.fit import Settings, fit_and_score
+from toolkit.grid.fit import ENGINES, Fitted, Settings, fit_and_score
 from toolkit.grid.plan import expand
 from toolkit.score.partition import NOISE
 
@@ -31,6 +31,7 @@ def conduct_grid_search(
     data_fraction: float = 1.0,
     random_state: int | None = 0,
     *,
+    engine: str = "shared",
     noise: str = "exclude",
     silhouette_rows: int = 10_000,
 ) -> list[dict[str, Any]]:
@@ -50,6 +51,8 @@ def conduct_grid_search(
         Share of the rows, chosen at random.
     random_state : int, optional
         For the rows and for KMeans.
+    engine : {"shared", "reference"}
+        All models from one sweep and one density forest, or each alone by scikit-learn.
     noise : {"exclude", "as_cluster"}
         Whether noise is left out of the scores, or counted as one more cluster.
     silhouette_rows : int
@@ -72,23 +75,27 @@ def conduct_grid_search(
     seed = secrets.randbits(32) if random_state is None else random_state
     if scaler not in SCALERS:
         raise unknown("scaler", scaler, SCALERS)
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
     if noise not in NOISE:
         raise unknown("noise", noise, NOISE)
     grids = {keeper.sample(name, data_fraction, seed): _named(grid) for name, grid in selected_params.items()}
-    settings = Settings(
-        engine="reference", noise=noise, silhouette_rows=silhouette_rows, seed=seed, memory=keeper.memory
-    )
+    settings = Settings(engine=engine, noise=noise, silhouette_rows=silhouette_rows, seed=seed, memory=keeper.memory)
     results = []
     for sample, grid in grids.items():
         X = keeper.scale(sample, scaler)
         cells = expand(grid) if get_mesh else _zip(grid)
         title = f"{sample.descriptor} {scaler}"
-        for family, params in keeper.reporter.watch(title, cells, lambda _: 1, len(cells)):
-            fitted = fit_and_score(family, dict(params), X, settings)
+        models = [(family, dict(params)) for family, params in cells]
+        fitted_models: dict[int, Fitted] = {}
+        for batch in keeper.reporter.watch(title, fit_and_score(models, X, settings), len, len(models)):
+            fitted_models |= batch
+        for position, (family, params) in enumerate(models):
+            fitted = fitted_models[position]
             if fitted.labels is None:
-                keeper.reporter.warn(f"{title} {family} {dict(params)} failed: {fitted.row['error']}")
+                keeper.reporter.warn(f"{title} {family} {params} failed: {fitted.row['error']}")
             what: dict[str, Any] = {"descriptor": sample.descriptor, "scaler": scaler, "cluster_class": family}
-            what |= {"cluster_class_params": dict(params), "labels": fitted.labels}
+            what |= {"cluster_class_params": params, "labels": fitted.labels}
             scores = dict.fromkeys(_SCORES) | fitted.row
             results.append(what | scores | {"data_fraction": data_fraction, "random_state": seed})
         keeper.del_PCA()

@@ -53,23 +53,23 @@ def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> Non
         raise InputError(f"{name} is {value!r:.60}, which is not supported; allowed: {names}")
 
 
-def check_matrix(X: Any) -> np.ndarray:
-    """Return X as a C-contiguous float32 or float64 matrix of finite numbers.
+def check_matrix(given: Any) -> np.ndarray:
+    """Return a C-contiguous float32 or float64 matrix of finite numbers.
 
     Raises
     ------
     InputError
         Saying what was received.
     """
-    X = np.asarray(X)
+    X: np.ndarray = np.asarray(given)
     if X.ndim != 2 or 0 in X.shape:
         raise InputError(f"X has shape {X.shape}; allowed: (n_samples, n_features), at least one of each")
     if X.dtype not in (np.float32, np.float64):
         if X.dtype.kind not in "iufb":
             raise InputError(f"X has dtype {X.dtype}; allowed: float32 or float64, or what converts to float64")
         X = X.astype(np.float64)
-    X = np.ascontiguousarray(X)
+    matrix: np.ndarray = np.ascontiguousarray(X)
     for start in range(0, len(X), _CHECKED_ROWS):
-        if not np.isfinite(X[start : start + _CHECKED_ROWS]).all():
+        if not np.isfinite(matrix[start : start + _CHECKED_ROWS]).all():
             raise InputError("X holds NaN or inf; allowed: finite numbers; leave those rows out")
-    return X
+    return matrix

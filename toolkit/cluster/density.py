@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numba import njit
 
-from toolkit.atomic import atomic_folder, write_text
-from toolkit.backend.cpu import ordered_map
+from toolkit.atomic import atomic_folder, scratch_folder, write_text
 from toolkit.cluster.arguments import check_matrix, require_choice, require_integer, require_number
 from toolkit.cluster.lists import ENTRY_BYTES, NeighborLists
 from toolkit.cluster.mst import Edges, join, largest_spanning_tree, smaller_spanning_tree
@@ -154,9 +152,7 @@ class DensityForest:
         self._trees: dict[int, _Tree] = {}
         values = sorted({min(value, self.n_samples) for value in self.min_samples})
         core = self._core(values[-1])
-        edges = largest_spanning_tree(
-            core, self._lists, X=points.X
-        )
+        edges = largest_spanning_tree(core, self._lists, X=points.X)
         self._trees[values[-1]] = _Tree(core, edges)
         self._spanning = Edges(edges.i, edges.j, measure(points.X, edges.i, edges.j))
         for value in values[:-1]:
@@ -179,7 +175,7 @@ class DensityForest:
                 f"{format_size(max(memory.free, 0))} of memory and {format_size(free)} of the disk of {folder} are "
                 "free; raise --memory, free some space, or lower min_samples or fraction"
             )
-        self._spill = tempfile.TemporaryDirectory(dir=folder, prefix="forest-")  # removed with the forest
+        self._spill = scratch_folder(folder)  # removed with the forest
         return NeighborLists(*shape, folder=Path(self._spill.name))
 
     # What every model is made from
@@ -226,9 +222,7 @@ class DensityForest:
         """
         value = self._check_min_samples(min_samples)
         if value > self.n_samples:
-            raise InputError(
-                f"min_samples is {value}; allowed: at most the number of rows, {self.n_samples:,}"
-            )
+            raise InputError(f"min_samples is {value}; allowed: at most the number of rows, {self.n_samples:,}")
         tree = self._tree(value)
         i, j = self._first[tree.edges.i], self._first[tree.edges.j]
         squared = tree.edges.squared
@@ -332,9 +326,7 @@ class DensityForest:
         if self.n_samples == 1:
             raise InputError("n_samples=1 while HDBSCAN requires more than one sample")
         if value > self.n_samples:
-            raise InputError(
-                f"min_samples ({value}) must be at most the number of samples in X ({self.n_samples})"
-            )
+            raise InputError(f"min_samples ({value}) must be at most the number of samples in X ({self.n_samples})")
         tree = self._tree(value)
         if tree.hierarchy is None:
             tree.hierarchy = build_hierarchy(*self.mst(min_samples=value))
@@ -358,6 +350,12 @@ class DensityForest:
         return glosh(self.condensed_tree(size, min_samples))
 
     # On disk
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the saved form, about."""
+        self._check_fitted()
+        return self._lists.n_bytes + len(self._first) * 30 * (len(self._trees) + 1)
+
     def save(self, path: str | Path) -> None:
         """Write the forest as a folder that appears whole: neighbour lists, spanning trees, a manifest with digests.
 

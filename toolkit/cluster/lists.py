@@ -41,8 +41,11 @@ class NeighborLists:
         """Open lists that were saved, from their files or read into memory."""
         lists = cls(n_points, n_neighbors, None if in_memory else folder)
         if in_memory:
-            for name, array in zip(_ARRAYS, lists._arrays, strict=True):
-                _NpyRows(folder / f"{name}.npy", array.shape, array.dtype).read(0, array)
+            files = [
+                _NpyRows(folder / f"{name}.npy", (n_points, n_neighbors), dtype) for name, dtype in _ARRAYS.items()
+            ]
+            files[0].read(0, lists._arrays[0])
+            files[1].read(0, lists._arrays[1])
         return lists
 
     def save(self, folder: Path) -> None:
@@ -50,6 +53,11 @@ class NeighborLists:
         saved = NeighborLists(self.n_points, self.n_neighbors, folder)
         for start, squared, indices in self.blocks():
             saved.write(np.arange(start, start + len(squared)), squared, indices)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of both arrays."""
+        return self.n_points * self.n_neighbors * ENTRY_BYTES
 
     def write(self, points: np.ndarray, squared: np.ndarray, indices: np.ndarray) -> None:
         """Keep the lists of some points: (n,), (n, n_neighbors) float64, (n, n_neighbors) int32."""
@@ -72,7 +80,7 @@ class NeighborLists:
             yield start, squared, indices
 
 
-_ARRAYS = {"squared": np.dtype(np.float64), "indices": np.dtype(np.int32)}
+_ARRAYS: dict[str, np.dtype[Any]] = {"squared": np.dtype(np.float64), "indices": np.dtype(np.int32)}
 
 
 class _NpyRows:
@@ -102,6 +110,6 @@ class _NpyRows:
         step = max(1, _READ_BYTES // self.row_bytes)
         for at in range(0, len(rows), step):
             piece = rows[at : at + step]
-            if os.preadv(self.file.fileno(), [piece], self.start + (start + at) * self.row_bytes) != piece.nbytes:
+            if os.preadv(self.file.fileno(), [piece.data], self.start + (start + at) * self.row_bytes) != piece.nbytes:
                 raise OSError(f"{self.path} is shorter than its header says")
         return rows

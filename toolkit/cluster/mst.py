@@ -319,9 +319,7 @@ def _spanned(weights):  # type: ignore[no-untyped-def]
     return chosen, heaviest
 
 
-def _tabulate_rows(
-    core: np.ndarray, component: np.ndarray, radius: np.ndarray, X: np.ndarray, table: _Table
-) -> None:
+def _tabulate_rows(core: np.ndarray, component: np.ndarray, radius: np.ndarray, X: np.ndarray, table: _Table) -> None:
     """Enter the edges that are in no list and may be in a spanning tree.
 
     Such an edge is at least as heavy as the radius at both its ends, so only points whose radius is below the
@@ -383,7 +381,9 @@ def _scan_between(  # type: ignore[no-untyped-def]
                 at = start
                 while at < stop and radius[columns[at]] < bound:
                     begin = min(at, stride - LANES)
-                    mask = reaching(flat, row * stride + begin, column_offsets, unlimited, begin, offsets[row], threshold)
+                    mask = reaching(
+                        flat, row * stride + begin, column_offsets, unlimited, begin, offsets[row], threshold
+                    )
                     mask &= np.uint32(0xFFFF) << np.uint32(at - begin)
                     while mask != 0:
                         column = begin + np.intp(lowest_bit(mask))

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from toolkit.cluster.lists import NeighborLists
-    from toolkit.memory import MemoryBudget
 
 _BLOCK = 1024  # points in a block; a pair of blocks is the unit of work
 _TILE_ROWS = 512  # of a pair of blocks at once: 2 MiB of products, about a core's own cache
@@ -373,8 +372,9 @@ class _Pass:
 
     def measure(self, stretch: tuple[int, int]) -> list[int]:
         low, high = stretch
-        *arrays, n_neighbors = self.candidates
-        keys, counts, thresholds, rows = (array[low:high] for array in arrays)
+        held: tuple[Any, ...] = self.candidates
+        n_neighbors = self.plan.n_neighbors
+        keys, counts, thresholds, rows = (array[low:high] for array in held[:4])
         keys[np.arange(keys.shape[1]) >= counts[:, None]] = np.iinfo(np.uint64).max
         keys.sort(axis=1)
         squared, indices = np.empty((len(keys), n_neighbors)), np.empty((len(keys), n_neighbors), np.int32)

@@ -95,10 +95,7 @@ def _representatives(X, hashes, order):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _same(X, i, j):  # type: ignore[no-untyped-def]
-    for feature in range(X.shape[1]):
-        if X[i, feature] != X[j, feature]:
-            return False
-    return True
+    return (X[i] == X[j]).all()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """From a spanning tree to clusters: hierarchy, condensed tree, selection, probabilities, outlier scores.
 
-The definitions are those of HDBSCAN* (Campello, Moulavi, Sander 2013; Campello et al. 2015; McInnes, Healy 2017; cluster
-selection epsilon: Malzer, Baum 2020), as in scikit-learn, with one difference: all edges of equal weight are merged at
-once. A binary merge order would be decided by the order of the rows wherever weights tie, and the clusters with it.
-Sums that are compared are added in an order that the hierarchy alone decides, for the same reason.
+The definitions are those of HDBSCAN* (Campello, Moulavi, Sander 2013; Campello et al. 2015; McInnes, Healy 2017;
+cluster selection epsilon: Malzer, Baum 2020), as in scikit-learn, with one difference: all edges of equal weight are
+merged at once. A binary merge order would be decided by the order of the rows wherever weights tie, and the clusters
+with it. Sums that are compared are added in an order that the hierarchy alone decides, for the same reason.
 """
 
 from __future__ import annotations
@@ -249,9 +249,7 @@ def _undo_splits(tree: CondensedTree, selected: np.ndarray, epsilon: float, allo
     return merged
 
 
-def label_rows(
-    tree: CondensedTree, selected: np.ndarray, *, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
+def label_rows(tree: CondensedTree, selected: np.ndarray, *, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the label and the membership probability of each row, (n_samples,) int64 and float64.
 
     Clusters are numbered by their first row. The probability is the row's lambda over the largest of its cluster.
@@ -297,7 +295,7 @@ def glosh(tree: CondensedTree) -> np.ndarray:
     death = deaths[tree.row_cluster]
     dense = np.isinf(tree.row_lambda) | (death == 0)
     with np.errstate(invalid="ignore"):
-        scores = (death - tree.row_lambda) / death
+        scores: np.ndarray = (death - tree.row_lambda) / death
     scores[np.isinf(death)] = 1.0
     scores[dense] = 0.0
     return scores

@@ -59,6 +59,10 @@ class Sample:
     seed: int = 0
     n_components: int | float | None = None
 
+    def identity(self) -> list[Any]:
+        """Return what decides the reduced matrix beside the file's content: the rows and the reduction."""
+        return ["all" if self.fraction == 1 else [self.fraction, self.seed], self.n_components]
+
 
 @dataclass(frozen=True)
 class Reduced:
@@ -237,8 +241,8 @@ class DataKeeper:
     # Streaming
     def _moments_key(self, sample: Sample) -> str:
         fingerprint = self.cache.fingerprint(self.loader.open(sample.descriptor).path)
-        rows = "all" if sample.fraction == 1 else [sample.fraction, sample.seed]
-        return digest(_VERSION, fingerprint, rows, sample.n_components is None)
+        rows, n_components = sample.identity()
+        return digest(_VERSION, fingerprint, rows, n_components is None)
 
     def _stream(self, sample: Sample, *, extra: int, what: str) -> tuple[Iterator[np.ndarray], int]:
         """Return the sample's raw blocks and the number of threads that the memory budget allows.

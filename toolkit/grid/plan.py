@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from toolkit.descriptors.loader import DataLoader
 
 
-_VERSION = 1  # of what a result means; raise it when its computation changes
+_VERSION = 2  # of what a result means; raise it when its computation changes
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Cell:
 
         The stage is not part of it, so a model that two stages share is fitted once.
         """
-        rows = "all" if self.sample.fraction == 1 else [self.sample.fraction, self.sample.seed]
-        what = [rows, self.sample.n_components, self.scaler, self.cluster_class, sorted(self.params)]
+        what = [*self.sample.identity(), self.scaler, self.cluster_class, sorted(self.params)]
         return digest(_VERSION, fingerprint, what, config.engine, config.noise, config.silhouette_rows, config.seed)
 
 

@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.cluster.density import ForestPlan
 from toolkit.cluster.reference import LIST_BYTES
+from toolkit.cluster.shared import SHARED_BY
 from toolkit.config import PARAMETERS
 from toolkit.descriptors.keeper import Sample, block_rows
 from toolkit.descriptors.reduce import working_dtype
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.grid.plan import Cell, Group, group_cells, stage_cells
 from toolkit.memory import MemoryBudget, format_size
-from toolkit.score.partition import DISTANCE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from toolkit.config import Config, Stage
     from toolkit.descriptors.loader import DataLoader
+
+    Model = tuple[str, dict[str, Any]]  # estimator, parameters
+
+_SCORING_BYTES = 24 << 20  # of tiles and sums, for each thread
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,24 @@ class CostModel:
     operations takes here. They hold within a factor of about 2.
     """
 
-    _KMEANS_ITERATIONS = 30
-    _FACTORS = {"KMeans": 4.0, "DBSCAN": 4.0, "HDBSCAN": 80.0, "silhouette": 10.0, "covariance": 3.0}  # noqa: RUF012
+    _ITERATIONS = 30
+    _FACTORS = {  # noqa: RUF012
+        "KMeans": 4.0, "DBSCAN": 4.0, "HDBSCAN": 80.0, "covariance": 3.0,
+        "sweep": 0.7, "pairs": 0.7, "lists": 1.0, "silhouette": 10.0, "variance": 10.0,
+    }  # fmt: skip
     _CELL_SECONDS = 0.02
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.seconds_per_operation = _measure_product()
+
+    def parts(self, cells: tuple[Cell, ...]) -> dict[str, tuple[Cell, ...]]:
+        """Group the cells of one matrix by what computes them, under a name for it."""
+        found: dict[str, list[Cell]] = {}
+        for cell in cells:
+            name = SHARED_BY[cell.cluster_class] if self.config.engine == "shared" else cell.cluster_class
+            found.setdefault(name, []).append(cell)
+        return {name: tuple(members) for name, members in found.items()}
 
     def reduction(self, n_rows: int, n_features: int, itemsize: int, n_components: int | float | None) -> Cost:
         """Predict the moments and the projection of one sample."""
@@ -98,18 +114,17 @@ class CostModel:
         """Predict fitting and scoring the cells of a group."""
         columns = self.columns(n_features, group.sample.n_components)
         fewest = self.columns(n_features, group.sample.n_components, least=True)
-        seconds, n_bytes, worst = 0.0, 0, 0
-        for cell in group.cells:
-            family, params = cell.cluster_class, dict(cell.params)
-            seconds += self._fit_seconds(family, params, n_rows, columns) + self._score_seconds(n_rows, columns)
-            n_bytes = max(n_bytes, self._fit_bytes(family, params, n_rows, fewest)[0])
-            worst = max(worst, self._fit_bytes(family, params, n_rows, columns)[1])
+        fit = self._fit_shared if self.config.engine == "shared" else self._fit_alone
+        parts = [
+            fit(name, [(cell.cluster_class, dict(cell.params)) for cell in cells], n_rows, fewest, columns)
+            for name, cells in self.parts(group.cells).items()
+        ]
         sample = min(n_rows, self.config.silhouette_rows)
-        distances = min(8 * sample**2, DISTANCE_BYTES)
+        scoring = 2 * _SCORING_BYTES + 8 * sample * columns
         return Cost(
-            seconds,
-            4 * n_rows * fewest + max(n_bytes, 16 * sample * fewest),
-            4 * n_rows * columns + max(worst, 16 * sample * columns + 2 * distances),
+            sum(part.seconds for part in parts) + self._score_seconds(len(group.cells), n_rows, columns),
+            4 * n_rows * fewest + max(part.n_bytes for part in parts),
+            4 * n_rows * columns + max(scoring, *(part.worst_bytes for part in parts)),
         )
 
     @staticmethod
@@ -119,21 +134,45 @@ class CostModel:
             return 1 if least else n_features
         return n_features if n_components is None else n_components
 
-    def _fit_seconds(self, family: str, params: dict[str, Any], n_rows: int, columns: int) -> float:
-        operations: int = {
-            "KMeans": params.get("n_init", 10) * self._KMEANS_ITERATIONS * params.get("n_clusters", 8) * columns,
-            "DBSCAN": n_rows * columns,
-            "HDBSCAN": n_rows * columns,
-        }[family] * n_rows
-        return self._CELL_SECONDS + self._FACTORS[family] * self.seconds_per_operation * operations
+    def _fit_shared(self, name: str, models: list[Model], n_rows: int, fewest: int, columns: int) -> Cost:
+        """Predict one sweep, or one forest and its cuts."""
+        if name == "KMeans":
+            centres = sum(params.get("n_init", 10) * params.get("n_clusters", 8) for _, params in models)
+            operations = self._FACTORS["sweep"] * n_rows * columns * centres * self._ITERATIONS
+            return Cost(self.seconds_per_operation * operations, 6 * n_rows * fewest, 6 * n_rows * columns)
+        largest = max(params.get("min_samples") or params["min_cluster_size"] for _, params in models)
+        largest = min(largest, n_rows)
+        least, most = (ForestPlan.of(n_rows, width, largest, 0) for width in (fewest, columns))
+        held = ForestPlan.of(n_rows, columns, largest, 1 << 62)
+        pairs = self._FACTORS["pairs"] * n_rows * n_rows * columns
+        lists = self._FACTORS["lists"] * n_rows * held.passing.n_neighbors * columns
+        seconds = self.seconds_per_operation * (pairs + lists) + self._CELL_SECONDS * len(models)
+        return Cost(seconds, least.n_bytes, max(most.n_bytes, held.n_bytes))
 
-    def _score_seconds(self, n_rows: int, columns: int) -> float:
+    def _fit_alone(self, name: str, models: list[Model], n_rows: int, fewest: int, columns: int) -> Cost:
+        """Predict fits of one estimator by scikit-learn, one after the other."""
+        seconds, certain, worst = 0.0, 0, 0
+        for _, params in models:
+            operations: int = {
+                "KMeans": params.get("n_init", 10) * self._ITERATIONS * params.get("n_clusters", 8) * columns,
+                "DBSCAN": n_rows * columns,
+                "HDBSCAN": n_rows * columns,
+            }[name] * n_rows
+            seconds += self._CELL_SECONDS + self._FACTORS[name] * self.seconds_per_operation * operations
+            certain = max(certain, self._bytes_alone(name, params, n_rows, fewest)[0])
+            worst = max(worst, self._bytes_alone(name, params, n_rows, columns)[1])
+        return Cost(seconds, certain, worst)
+
+    def _score_seconds(self, n_models: int, n_rows: int, columns: int) -> float:
+        """Predict scoring: the distances of the silhouettes once for all models that are scored together."""
         sample = min(n_rows, self.config.silhouette_rows)
-        operations = sample**2 * (columns + 30) + 20 * n_rows * columns
-        return self._FACTORS["silhouette"] * self.seconds_per_operation * operations
+        together = 1 if self.config.engine == "shared" else n_models
+        silhouettes = sample**2 * (together * columns + 3 * n_models)
+        variance = self._FACTORS["variance"] * n_models * n_rows * columns
+        return self.seconds_per_operation * (self._FACTORS["silhouette"] * silhouettes + variance)
 
     @staticmethod
-    def _fit_bytes(family: str, params: dict[str, Any], n_rows: int, columns: int) -> tuple[int, int]:
+    def _bytes_alone(family: str, params: dict[str, Any], n_rows: int, columns: int) -> tuple[int, int]:
         """Return what a fit certainly needs and what it may need, beside the matrix."""
         copy = 4 * n_rows * columns
         if family == "KMeans":
@@ -163,8 +202,7 @@ def predict(config: Config, loader: DataLoader) -> list[Prediction]:
     A refined stage depends on scores that are not there yet: it is predicted with as many of the dearest cells of the
     grid it refines as it can have.
     """
-    import sklearn.cluster
-    import sklearn.metrics  # noqa: F401 (what they take is part of what the process holds)
+    import toolkit.grid.fit  # noqa: F401 (what they take is part of what the process holds)
 
     costs = CostModel(config)
     parts: list[Prediction] = []
@@ -182,9 +220,9 @@ def predict(config: Config, loader: DataLoader) -> list[Prediction]:
             if group.sample not in reduced:
                 reduced.add(group.sample)
                 parts.append(_reduction(costs, stage, group.sample, loader))
-            for family in dict.fromkeys(cell.cluster_class for cell in group.cells):
-                alike = Group(group.sample, group.scaler, tuple(c for c in group.cells if c.cluster_class == family))
-                name = " ".join(filter(None, (group.sample.descriptor, group.scaler, family)))
+            for part, cells in costs.parts(group.cells).items():
+                alike = Group(group.sample, group.scaler, cells)
+                name = " ".join(filter(None, (group.sample.descriptor, group.scaler, part)))
                 cost = costs.group(alike, n_rows, file.n_features)
                 parts.append(Prediction(stage.name, name, len(alike.cells), n_rows, cost, refined=bool(stage.refine)))
     return parts

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from toolkit.atomic import atomic_file
+from toolkit.descriptors.cache import digest
 from toolkit.descriptors.keeper import DataKeeper, Reduced, Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError
 from toolkit.grid.fit import Settings, fit_and_score
 from toolkit.grid.folder import RunFolder
+from toolkit.grid.forests import Forests
 from toolkit.grid.plan import Cell, Group, check_descriptors, group_cells, stage_cells
 from toolkit.grid.predict import Cost, CostModel, check_disk, check_memory, predict
 from toolkit.grid.refine import refine
@@ -114,6 +116,7 @@ class Run:
             self.fingerprints = {name: hash_of(self.loader.open(name).path) for name in self.loader.names}
             for change in self.folder.claim(self.config.identity(), self.fingerprints):
                 self.reporter.warn(f"the finished models were fitted with another version: {change}")
+            self.forests = Forests(self.keeper.cache.folder, self.memory, self.reporter)
             self.store = Store(self.out / "models")
             self.store.prepare()
             self.folder.describe(memory_limit=self.memory.limit, memory_source=self.memory.source, device=self.device)
@@ -188,17 +191,26 @@ class Run:
         what = f"{group.sample.descriptor} {group.scaler} ({len(self._reduced[group.sample].rows):,} rows)"
         self.memory.require(self._cost(group).n_bytes, what)
         X = self.keeper.scale(group.sample, group.scaler)
-        for cell in group.cells:
-            name = f"{cell.sample.descriptor} {cell.scaler} {cell.cluster_class} {dict(cell.params)}"
-            fitted = fit_and_score(cell.cluster_class, dict(cell.params), X, self.settings)
-            if fitted.labels is None:
-                errors[self._id(cell)] = fitted.row["error"]
-                self.reporter.warn(f"{name} failed: {fitted.row['error']}")
-            else:
-                row = fitted.row | {"labels": shorten(fitted.labels)}
-                self.store.commit({self._id(cell): (row, fitted.labels)})
-                self.n_fitted += 1
-            task.advance(predicted / len(group.cells), name)
+        key = digest(self.fingerprints[group.sample.descriptor], *group.sample.identity(), group.scaler)
+        models = [(cell.cluster_class, dict(cell.params)) for cell in group.cells]
+        batches = fit_and_score(
+            models, X, self.settings, forest_of=lambda min_samples: self.forests.get(key, X, min_samples)
+        )
+        for batch in batches:
+            finished = {}
+            for position, fitted in batch.items():
+                cell = group.cells[position]
+                name = f"{cell.sample.descriptor} {cell.scaler} {cell.cluster_class} {dict(cell.params)}"
+                if fitted.labels is None:
+                    errors[self._id(cell)] = fitted.row["error"]
+                    self.reporter.warn(f"{name} failed: {fitted.row['error']}")
+                else:
+                    row = fitted.row | {"labels": shorten(fitted.labels)}
+                    finished[self._id(cell)] = (row, fitted.labels)
+            if finished:
+                self.store.commit(finished)
+            self.n_fitted += len(finished)
+            task.advance(predicted * len(batch) / len(group.cells), name)
 
     def _row(self, cell: Cell, errors: dict[str, str]) -> dict[str, Any]:
         model = self._id(cell)

@@ -41,7 +41,7 @@ def doctor_text() -> str:
         ("processors", f"{n_threads()} usable of {psutil.cpu_count()}"),
         ("memory", f"{format_size(memory.available)} available of {format_size(memory.total)}"),
         ("budget", f"{format_size(budget.limit)} ({budget.source})"),
-        ("device", "cpu (engine 'reference' runs on the CPU)"),
+        ("device", "cpu (all engines run on the CPU)"),
     ]
     rows = [(name, _version(name) or "missing: pip install " + name, "needed") for name in _NEEDED]
     rows += [(name, _version(name) or "not installed", f"optional: {use}") for name, use in _OPTIONAL.items()]
