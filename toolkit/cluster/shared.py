@@ -56,7 +56,9 @@ def fit_sweep(cells: list[Params], X: np.ndarray, *, seed: int, memory: MemoryBu
                 kmeans_sweep(X, possible.values(), random_state=seed, memory=memory, **dict(rest)) if possible else {}
             )
             results |= {position: models[k].labels_ for position, k in possible.items()}
-        except (ValueError, MemoryError) as error:
+        except OSError:
+            raise  # the disk, not the models
+        except Exception as error:  # costs these models, not the run
             results |= dict.fromkeys(possible, error)
         yield results
 
@@ -79,7 +81,9 @@ def fit_density(
     ]
     try:
         forest = forest_of(sorted({min(value, len(X)) for value in needed}))
-    except (ValueError, MemoryError) as error:
+    except OSError:
+        raise
+    except Exception as error:
         yield dict.fromkeys(range(len(cells)), error)
         return
     for min_samples in sorted(set(needed)):
@@ -92,6 +96,6 @@ def fit_density(
         for position in sorted(set(here) - set(cuts)):
             try:
                 results[position] = forest.hdbscan(**cells[position][1])
-            except ValueError as error:
+            except Exception as error:
                 results[position] = error
         yield results
