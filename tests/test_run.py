@@ -191,6 +191,12 @@ def test_killed_at_a_time(content, tmp_path, seconds):
     assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
 
 
+def test_killed_while_the_first_file_was_written(content, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".unfinished-elsewhere-1-x").touch()
+    execute(content, tmp_path / "out")
+
+
 def test_a_folder_of_another_run_is_refused(content, tmp_path, blobs):
     execute(content, tmp_path / "out")
     before = tables(tmp_path / "out")

@@ -23,6 +23,11 @@ def _prefix() -> str:
     return f"{_MARK}{platform.node()}-{os.getpid()}-"
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a file or folder is what a process, perhaps killed, was writing."""
+    return path.name.startswith(_MARK)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under `path` only when the block ends without an error."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import toolkit
-from toolkit.atomic import remove_unfinished, write_text
+from toolkit.atomic import is_unfinished, remove_unfinished, write_text
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class RunFolder:
         if (self.path / "run.json").exists():
             read_run(self.path)
             return False
-        strangers = [path.name for path in self.path.iterdir() if path.name not in (_LOCK, "cache")]
+        own = (_LOCK, "cache")
+        strangers = [path.name for path in self.path.iterdir() if path.name not in own and not is_unfinished(path)]
         if strangers:
             raise InputError(
                 f"--out {self.path} holds files but no run (for instance {sorted(strangers)[0]}); give an empty folder"
