@@ -13,6 +13,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "DataLoader": "toolkit.descriptors.loader",
     "DataKeeper": "toolkit.descriptors.keeper",
+    "DensityForest": "toolkit.cluster.density",
+    "KMeans": "toolkit.cluster.estimators",
+    "DBSCAN": "toolkit.cluster.density_estimators",
+    "HDBSCAN": "toolkit.cluster.density_estimators",
+    "kmeans_sweep": "toolkit.cluster.estimators",
     "conduct_grid_search": "toolkit.notebook",
     "display_models": "toolkit.notebook",
     "countplot_clusters": "toolkit.report.plots",

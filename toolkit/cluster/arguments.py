@@ -53,6 +53,19 @@ def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> Non
         raise InputError(f"{name} is {value!r:.60}, which is not supported; allowed: {names}")
 
 
+def refuse(method: str, unsupported: dict[str, object]) -> None:
+    """Accept further arguments of a method only if they are None.
+
+    Raises
+    ------
+    InputError
+        Naming the first other one.
+    """
+    for name, value in unsupported.items():
+        if value is not None:
+            raise InputError(f"{method} got {name} {value!r:.60}, which is not supported; allowed: None (leave it out)")
+
+
 def check_matrix(given: Any) -> np.ndarray:
     """Return a C-contiguous float32 or float64 matrix of finite numbers.
 

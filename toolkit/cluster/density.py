@@ -145,7 +145,7 @@ class DensityForest:
         points = Points.of(X)
         self.n_samples, self.n_features = X.shape
         self._index_of, self._first, self._counts = points.index_of, points.first, points.counts
-        plan = ForestPlan.of(len(points.X), self.n_features, self.min_samples[-1], memory.free)
+        plan = ForestPlan.of(len(points.X), self.n_features, self.min_samples[-1], self._free(memory))
         self._lists = self._room_for_lists(plan, memory)
         find_neighbors(points.X, Products.of(points.X, plan.passing.sample_first()), self._lists, plan.passing,
                        advance=lambda share: advance(0.95 * share))  # fmt: skip
@@ -159,6 +159,10 @@ class DensityForest:
             self._tree(value)
         advance(0.05)
         return self
+
+    @staticmethod
+    def _free(memory: MemoryBudget) -> int:
+        return memory.free
 
     def _room_for_lists(self, plan: ForestPlan, memory: MemoryBudget) -> NeighborLists:
         passing = plan.passing
@@ -267,6 +271,12 @@ class DensityForest:
             for start, squared, indices in self._lists.blocks():
                 _label_borders(start, squared, indices, tree.core, squared_radii, labels)
         return [row[self._index_of].astype(np.int64) for row in labels]
+
+    def is_core(self, eps: float, min_samples: int) -> np.ndarray:
+        """Return which rows have at least `min_samples` rows within `eps`, themselves counted: (n_samples,) bool."""
+        radius = require_number("eps", eps, above=0.0)
+        core = self._core(self._check_min_samples(min_samples))
+        return np.asarray((core <= radius * radius)[self._index_of])
 
     def hdbscan(
         self,

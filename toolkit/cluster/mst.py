@@ -60,7 +60,7 @@ class _Forest:
         return int(joined.sum())
 
     def components(self) -> _Components:
-        return _Components(*_number(self.parent))
+        return _Components(*number_components(self.parent))
 
     def tree(self) -> Edges:
         """Return all edges, lightest first."""
@@ -183,7 +183,8 @@ def join(parent, i, j):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _number(parent):  # type: ignore[no-untyped-def]
+def number_components(parent):  # type: ignore[no-untyped-def]
+    """Return the component of each point, (n_points,) int32, numbered from 0 by first point, and their number."""
     component = np.empty(len(parent), np.int32)
     n_components = 0
     for i in range(len(parent)):  # a root is the first of its component

@@ -133,7 +133,7 @@ def _compact(own, candidates, points):  # type: ignore[no-untyped-def]
     rounded = np.float32(limit)
     if rounded < limit:
         rounded = np.nextafter(rounded, np.float32(np.inf))
-    thresholds[own] = np.float32(-0.5) * rounded
+    thresholds[own] = max(thresholds[own], np.float32(-0.5) * rounded)  # what was passed over stays so
 
 
 @njit(nogil=True, cache=True)
