@@ -1,0 +1,336 @@
+"""KMeans for many numbers of clusters and many starts in the same passes over the data.
+
+Every model goes through Lloyd's iterations (Lloyd 1982, "Least squares quantization in PCM") as if it were alone: its
+assignments are exact for its centres and its sums are taken in row order, so neither the other models, nor the number
+of threads, nor the memory budget changes a bit of it. What is shared is the work: one float32 product of a block of
+rows with the centres of all unfinished models.
+"""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from toolkit.cluster import kmeans_kernels as kernels
+from toolkit.cluster import kmeans_seeds as seeds
+from toolkit.cluster.kmeans_kernels import BLOCK
+from toolkit.cluster.kmeans_matrix import Matrix, padded
+from toolkit.memory import n_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from toolkit.cluster.kmeans_matrix import Share
+    from toolkit.memory import MemoryBudget
+
+_SMALL_WORK = 1 << 23  # multiplications below which a second thread costs more than it brings
+_GROUP = 8  # models at most whose sums are taken together: they stay in a processor's cache
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[Share]:
+    """Yield ``share(function, items)``, which calls a function for every item on all threads, each with its own BLAS.
+
+    One pool for all passes: `ordered_map` starts one, and looks for BLAS libraries, in every call, and a fit is
+    hundreds of short passes. Nothing is returned: items write to places of their own.
+    """
+
+    def drain(function: Callable[[int], None], items: Iterator[int]) -> None:
+        for item in items:  # taking the next one is atomic for the iterators used here
+            function(item)
+
+    with threadpool_limits(1, user_api="blas"):
+        if workers <= 1:
+            yield lambda function, items: drain(function, iter(items))
+            return
+        with ThreadPoolExecutor(workers) as pool:
+
+            def share(function: Callable[[int], None], items: Iterable[int]) -> None:
+                source = iter(items)
+                for done in [pool.submit(drain, function, source) for _ in range(workers)]:
+                    done.result()
+
+            yield share
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted model.
+
+    Attributes
+    ----------
+    centres : ndarray (n_clusters, n_features) float64
+    labels : ndarray (n_samples,) int32
+        The nearest centre of each row, the smallest index of equally near ones.
+    inertia : float
+        Sum of squared distances to the nearest centre.
+    n_iter : int
+    """
+
+    centres: np.ndarray
+    labels: np.ndarray
+    inertia: float
+    n_iter: int
+
+
+class _Models:
+    """Models that are fitted together: their centres stacked in one matrix, model m in rows first[m] to first[m + 1].
+
+    The names of the arrays are those of the kernels' parameters.
+    """
+
+    def __init__(self, data: Matrix, starts: Sequence[np.ndarray]) -> None:
+        sizes = [len(start) for start in starts]
+        n_models, n_rows, d = len(starts), sum(sizes), data.X.shape[1]
+        self.data = data
+        self.workers = n_threads()
+        self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        label_type = label_dtype(max(sizes))
+        self.labels = np.zeros((n_models, data.n_samples), label_type)
+        self.summed = np.zeros((n_models, data.n_samples), label_type)
+        self.until = np.full((n_models, data.n_samples), -1, np.float32)
+        self.changed = np.zeros((n_models, data.n_blocks), np.int32)
+        self.centres = np.zeros((n_rows, d))
+        self.doubled = np.zeros((n_rows, data.Z.shape[1]), np.float32)
+        self.base, self.slope, self.offset, self.spent = np.zeros((4, n_rows), np.float32)
+        self.moved = np.zeros(n_rows)
+        self.high, self.rest = np.zeros((2, n_rows, d))
+        self.new = np.zeros((n_rows, d))
+        self.counts = np.zeros(n_rows, np.int64)
+        self.shifts = np.zeros(n_models)
+        self.place(np.arange(n_models), np.concatenate(starts))
+
+    def place(self, models: np.ndarray, new: np.ndarray) -> None:
+        """Move the centres of some models; `new` is stacked like all centres."""
+        kernels.place_centres(
+            models, self.first, self.data.mean, self.data.scale, new, self.centres, self.doubled,
+            self.base, self.slope, self.offset, self.moved, self.spent, self.shifts,
+        )  # fmt: skip
+
+    def assign(self, models: np.ndarray, share: Share) -> None:
+        """Label every row for some models."""
+        data = self.data
+
+        def assign(block: int) -> None:
+            kernels.assign_block(
+                data.X, data.Z, data.length, data.square, block, models, self.first, self.centres, self.doubled,
+                self.base, self.slope, self.offset, self.spent, self.labels, self.until, self.changed,
+            )  # fmt: skip
+
+        self.changed[models] = 0
+        share(assign, range(data.n_blocks))
+
+    def add_up(self, models: np.ndarray, fresh: np.ndarray, share: Share) -> None:
+        """Bring sums and counts of some models up to date; of `fresh` ones from nothing."""
+        group = min(_GROUP, -(-len(models) // (2 * self.workers)))
+
+        def move(start: int) -> None:
+            kernels.move_rows(
+                self.data.X, models[start : start + group], fresh, self.first, self.labels, self.summed,
+                self.changed, self.high, self.rest, self.counts,
+            )  # fmt: skip
+
+        share(move, range(0, len(models), max(group, 1)))
+
+    def means(self, models: np.ndarray) -> tuple[np.ndarray, set[int]]:
+        """Return the new centres, stacked, and the models of which empty clusters were moved elsewhere."""
+        new = self.new
+        empty = kernels.fill_means(models, self.first, self.high, self.rest, self.counts, new)
+        relocated = set()
+        for m in models[empty > 0]:
+            part = slice(self.first[m], self.first[m + 1])
+            new[part] = self._relocate(m, new[part])
+            relocated.add(int(m))
+        return new, relocated
+
+    def _relocate(self, m: int, means: np.ndarray) -> np.ndarray:
+        """Give empty clusters the rows farthest from their centres, which leave theirs, as scikit-learn does."""
+        part = slice(self.first[m], self.first[m + 1])
+        counts, centres, X = self.counts[part].copy(), self.centres[part], self.data.X
+        distances = np.empty(len(X))
+        kernels.label_distances(X, centres, self.labels[m], 0, len(X), distances)
+        if distances.max() > 0:  # otherwise there are fewer different rows than clusters
+            empty = np.flatnonzero(counts == 0)
+            sums = self.high[part] + self.rest[part]
+            for cluster, row in zip(empty, np.argsort(-distances, kind="stable")[: len(empty)], strict=True):
+                old = int(self.labels[m, row])
+                sums[old] -= X[row]
+                sums[cluster] = X[row]
+                counts[old] -= 1
+                counts[cluster] = 1
+            means = sums / np.maximum(counts, 1)[:, None]
+        means[counts == 0] = means[counts.argmax()]
+        return means
+
+    def result(self, m: int, n_iter: int, share: Share) -> Fit:
+        """Return a model whose labels are those of its centres."""
+        centres = self.centres[self.first[m] : self.first[m + 1]].copy()
+        return finish(self.data.X, centres, self.labels[m], n_iter, share)
+
+
+def finish(X: np.ndarray, centres: np.ndarray, labels: np.ndarray, n_iter: int, share: Share) -> Fit:
+    """Add the inertia, summed within blocks of rows, then over them."""
+    sums = np.empty(-(-len(X) // BLOCK))
+
+    def measure(block: int) -> None:
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, len(X))
+        sums[block] = kernels.label_distances(X, centres, labels, start, stop, np.empty(stop - start))
+
+    share(measure, range(len(sums)))
+    return Fit(centres, labels.astype(np.int32), float(sums.sum()), n_iter)
+
+
+def label_dtype(n_clusters: int) -> type[np.integer[Any]]:
+    """Return the type in which labels are kept while models are fitted."""
+    return np.uint16 if n_clusters <= 1 << 16 else np.int32
+
+
+def lloyd(
+    data: Matrix, starts: Sequence[np.ndarray], *, max_iter: int, tol: float, share: Share
+) -> Iterator[tuple[int, Fit]]:
+    """Fit one model per start and yield ``(index of the start, fit)`` as they finish.
+
+    Parameters
+    ----------
+    data : Matrix
+    starts : sequence of ndarray (n_clusters, n_features) float64
+        Initial centres; the number of clusters may differ.
+    max_iter : int
+    tol : float
+        A model is finished once its labels stay the same, or the squared moves of its centres add up to at most this;
+        then its rows are assigned to its last centres once more.
+    share : callable
+        From `threads`.
+    """
+    models = _Models(data, starts)
+    active, last = np.arange(len(starts)), np.empty(0, np.int64)
+    n_iter = np.zeros(len(starts), np.int64)
+    fresh = np.ones(len(starts), np.bool_)
+    while len(active) or len(last):
+        models.assign(np.concatenate([active, last]), share)
+        for m in last:
+            yield int(m), models.result(int(m), int(n_iter[m]), share)
+        stable = ~fresh[active] & ~models.changed[active].any(axis=1)
+        models.add_up(active, fresh, share)
+        fresh[active] = False
+        new, relocated = models.means(active)
+        models.place(active, new)
+        n_iter[active] += 1
+        for m in active[stable]:
+            if m not in relocated:
+                yield int(m), models.result(int(m), int(n_iter[m]), share)
+        moving = np.array([m in relocated for m in active], np.bool_)
+        ended = stable | (models.shifts[active] <= tol) | (n_iter[active] >= max_iter)
+        last = active[ended & (~stable | moving)]
+        active = active[~ended]
+
+
+@dataclass
+class _Best:
+    fits: dict[int, Fit] = field(default_factory=dict)
+    starts: dict[int, int] = field(default_factory=dict)
+
+    def take(self, k: int, start: int, fit: Fit) -> None:
+        held = self.fits.get(k)
+        if held is None or (fit.inertia, start) < (held.inertia, self.starts[k]):
+            self.fits[k], self.starts[k] = fit, start
+
+
+def sweep(
+    X: np.ndarray,
+    n_clusters: Sequence[int],
+    *,
+    init: str | np.ndarray,
+    n_init: int,
+    max_iter: int,
+    tol: float,
+    seed: int,
+    memory: MemoryBudget,
+) -> dict[int, Fit]:
+    """Return the best of `n_init` fits for every number of clusters; the first of equally good ones.
+
+    Parameters
+    ----------
+    X : ndarray (n_samples, n_features) float32 or float64
+        Finite, C order.
+    n_clusters : sequence of int
+        Different, each from 1 to n_samples.
+    init : {"k-means++", "random"} or ndarray (n_clusters, n_features)
+    n_init, max_iter : int
+    tol : float
+        Relative to the mean variance of the columns.
+    seed : int
+    memory : MemoryBudget
+        Decides how many models are fitted together.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If not even one model fits.
+    """
+    n, d = X.shape
+    jobs = [(k, start) for k in sorted(n_clusters) for start in range(n_init)]
+    work = n * d * sum(k for k, _ in jobs)
+    workers = 1 if work < _SMALL_WORK else min(n_threads(), -(-n // BLOCK))
+    memory.require(
+        n * (4 * padded(d) + 16) + seeds.seeding_bytes(n, n_init) + _scratch(max(n_clusters), d) * workers, "KMeans"
+    )
+    best = _Best()
+    with threads(workers) as share:
+        data = Matrix.of(X, share)
+        order = None
+        if isinstance(init, str):
+            streams = seeds.generators(seed, n_init)
+            if init == "random":
+                order = seeds.random_rows(n, max(n_clusters), streams)
+            else:
+                order = seeds.plus_plus(data, max(n_clusters), streams, share)
+        while jobs:
+            together = _that_fit(jobs, n, d, workers, memory)
+            part, jobs = jobs[:together], jobs[together:]
+            starts = [
+                np.asarray(init, np.float64) if order is None else X[order[start, :k]].astype(np.float64)
+                for k, start in part
+            ]
+            for index, fit in lloyd(data, starts, max_iter=max_iter, tol=tol * data.variance, share=share):
+                best.take(*part[index], fit)
+    return {k: best.fits[k] for k in n_clusters}
+
+
+def _scratch(n_clusters: int, n_features: int) -> int:
+    """Return what one thread holds while it works on a block, in bytes."""
+    width = max(n_clusters, kernels.WIDTH)
+    return 4 * (width * padded(n_features) + (width + n_clusters) * BLOCK) + 64 * BLOCK
+
+
+def _that_fit(jobs: Sequence[tuple[int, int]], n: int, d: int, workers: int, memory: MemoryBudget) -> int:
+    """Return how many of the next models fit into memory together."""
+    largest = max(k for k, _ in jobs)
+    label_bytes = np.dtype(label_dtype(largest)).itemsize
+    held = [n * (2 * label_bytes + 4) + 4 * (n // BLOCK + 1) + k * (60 * d + 64) for k, _ in jobs]
+    fixed = workers * _scratch(largest, d) + 28 * n + n * 4 * len({k for k, _ in jobs})
+    memory.require(fixed + max(held), f"KMeans, one model of {largest} clusters at a time")
+    free = memory.free - fixed
+    return max(1, sum(total <= free for total in itertools.accumulate(held)))
+
+
+def assign(X: np.ndarray, centres: np.ndarray) -> Fit:
+    """Assign new rows to given centres, as the fit does.
+
+    Parameters
+    ----------
+    X : ndarray (n_samples, n_features) float32 or float64
+        Finite, C order.
+    centres : ndarray (n_clusters, n_features) float64
+    """
+    workers = 1 if X.size * len(centres) < _SMALL_WORK else n_threads()
+    with threads(workers) as share:
+        models = _Models(Matrix.of(X, share), [centres])
+        models.assign(np.arange(1), share)
+        return finish(X, centres, models.labels[0], 0, share)
