@@ -14,8 +14,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 from toolkit.cluster import kmeans, kmeans_kernels, kmeans_seeds
-from toolkit.cluster.kmeans_matrix import Matrix
 from toolkit.cluster.estimators import KMeans, kmeans_sweep
+from toolkit.cluster.kmeans_matrix import Matrix
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.memory import MemoryBudget, resident_bytes
 

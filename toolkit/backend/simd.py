@@ -19,8 +19,9 @@ def reaching(
 ) -> Any:
     """Compare `LANES` entries of a tile with the thresholds of their row and of their columns.
 
-    Returns a bit mask, uint32: bit b is set where ``v = (tile[at + b] + offsets[column + b]) + offset`` is at least
-    ``threshold`` or at least ``thresholds[column + b]``. All arrays are one-dimensional, contiguous, float32.
+    Returns a bit mask, uint32: with ``v = (tile[at + b] + offsets[column + b]) + offset``, bit b says whether v is at
+    least ``threshold``, and bit ``LANES + b`` whether it is at least ``thresholds[column + b]``. All arrays are
+    one-dimensional, contiguous, float32.
     """
     signature = types.uint32(tile, types.intp, offsets, thresholds, types.intp, types.float32, types.float32)
 
@@ -44,7 +45,8 @@ def reaching(
         values = builder.fadd(builder.fadd(load(0, at), load(2, column)), spread(offset))
         rows = builder.fcmp_ordered(">=", values, spread(threshold))
         columns = builder.fcmp_ordered(">=", values, load(3, column))
-        return builder.zext(builder.bitcast(builder.or_(rows, columns), ir.IntType(LANES)), ir.IntType(32))
+        low, high = (builder.zext(builder.bitcast(m, ir.IntType(LANES)), ir.IntType(32)) for m in (rows, columns))
+        return builder.or_(low, builder.shl(high, ir.Constant(ir.IntType(32), LANES)))
 
     return signature, generate
 

@@ -51,8 +51,10 @@ class NeighborLists:
     def save(self, folder: Path) -> None:
         """Write both arrays into a folder."""
         saved = NeighborLists(self.n_points, self.n_neighbors, folder)
-        for start, squared, indices in self.blocks():
-            saved.write(np.arange(start, start + len(squared)), squared, indices)
+        for start, *arrays in self.blocks():
+            points = np.arange(start, start + len(arrays[0]))
+            for file, rows in zip(saved._files, arrays, strict=True):
+                file.write(points, rows)
 
     @property
     def n_bytes(self) -> int:

@@ -39,6 +39,7 @@ _TILE_ROWS = 512  # of a pair of blocks at once: 2 MiB of products, about a core
 _SAMPLE_SHARE = 16  # one in so many points decides the thresholds
 _SAMPLE_BYTES = 8 << 20  # of products with the sample at once
 _MEASURED_BYTES = 4 << 20  # of candidates and lists that are measured at once
+_ROWS = np.uint32((1 << LANES) - 1)  # of a mask, the bits of the rows
 _PREFETCH = 6  # rows ahead of the one that is measured
 
 
@@ -72,28 +73,28 @@ def _scan(products, begin, row, offsets, column, column_offsets, column_threshol
         start = i * stride + begin
         for j in range(0, len(column_offsets), LANES):
             mask = reaching(flat, start + j, column_offsets, column_thresholds, j, offset, threshold)
-            while mask != 0:
+            while mask & _ROWS != 0:
                 at = j + np.intp(lowest_bit(mask))
                 mask &= mask - np.uint32(1)
                 value = (flat[start + at] + column_offsets[at]) + offset
-                bound = max(np.float32(0), np.float32(-2) * value) + np.float32(0)  # never -0.0: its bits are large
-                bits = np.uint64(float_bits(bound)) << np.uint64(32)
+                if count == capacity:
+                    counts[own] = count
+                    _compact(own, candidates, points)
+                    count, threshold = counts[own], thresholds[own]
                 if value >= threshold:
-                    if count == capacity:
-                        counts[own] = count
-                        _compact(own, candidates, points)
-                        count, threshold = counts[own], thresholds[own]
-                    if value >= threshold:
-                        keys[own, count] = bits | np.uint64(column + at)
-                        count += 1
+                    keys[own, count] = _pack(value, column + at)
+                    count += 1
+            while mask != 0:
+                at = j + np.intp(lowest_bit(mask)) - LANES
+                mask &= mask - np.uint32(1)
+                value = (flat[start + at] + column_offsets[at]) + offset
+                other = column + at - rows[0]
+                if counts[other] == capacity:
+                    _compact(other, candidates, points)
+                    column_thresholds[at] = thresholds[other]
                 if value >= column_thresholds[at]:
-                    other = column + at - rows[0]
-                    if counts[other] == capacity:
-                        _compact(other, candidates, points)
-                        column_thresholds[at] = thresholds[other]
-                    if value >= column_thresholds[at]:
-                        keys[other, counts[other]] = bits | np.uint64(rows[own])
-                        counts[other] += 1
+                    keys[other, counts[other]] = _pack(value, rows[own])
+                    counts[other] += 1
         counts[own] = count
 
 
@@ -137,6 +138,13 @@ def _compact(own, candidates, points):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _pack(value, column):  # type: ignore[no-untyped-def]
+    """Return a candidate: the bits of the lower bound, ``-2 value`` but not negative, then the column."""
+    bound = max(np.float32(0), np.float32(-2) * value) + np.float32(0)  # never -0.0: its bits are large
+    return (np.uint64(float_bits(bound)) << np.uint64(32)) | np.uint64(column)
+
+
+@njit(nogil=True, cache=True)
 def _unpack(key):  # type: ignore[no-untyped-def]
     """Return the lower bound, float64, and the column of a candidate."""
     return np.float64(bits_float(np.uint32(key >> np.uint64(32)))), np.intp(key & np.uint64(0xFFFFFFFF))
@@ -159,6 +167,12 @@ def _insert(exact, point, key, squared, points, keys, found):  # type: ignore[no
 
 
 @njit(nogil=True, cache=True)
+def _clear_unused(keys, counts):  # type: ignore[no-untyped-def]
+    for i in range(len(keys)):
+        keys[i, counts[i] :] = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@njit(nogil=True, cache=True)
 def _measure(candidates, points, squared, indices):  # type: ignore[no-untyped-def]
     """Measure sorted candidates until no further one can be among the nearest; return which rows are incomplete.
 
@@ -170,15 +184,16 @@ def _measure(candidates, points, squared, indices):  # type: ignore[no-untyped-d
     unused = np.empty(n_neighbors, np.uint64)
     for i in range(len(keys)):
         found = 0
+        nearest, other_points = squared[i], indices[i]
         for u in range(counts[i]):
             prefetch_row(X, order[_unpack(keys[i, min(u + _PREFETCH, counts[i] - 1)])[1]])
             bound, column = _unpack(keys[i, u])
-            if found == n_neighbors and bound > squared[i, found - 1] * scale * scale:
+            if found == n_neighbors and bound > nearest[found - 1] * scale * scale:
                 break
             exact = squared_distance(X, order[rows[i]], X, order[column])
-            found = _insert(exact, order[column], keys[i, u], squared[i], indices[i], unused, found)
+            found = _insert(exact, order[column], keys[i, u], nearest, other_points, unused, found)
         reached = -2.0 * np.float64(thresholds[i])
-        incomplete[i] = found < n_neighbors or squared[i, found - 1] * scale * scale > reached
+        incomplete[i] = found < n_neighbors or nearest[found - 1] * scale * scale > reached
     return incomplete
 
 
@@ -375,11 +390,12 @@ class _Pass:
         held: tuple[Any, ...] = self.candidates
         n_neighbors = self.plan.n_neighbors
         keys, counts, thresholds, rows = (array[low:high] for array in held[:4])
-        keys[np.arange(keys.shape[1]) >= counts[:, None]] = np.iinfo(np.uint64).max
+        _clear_unused(keys, counts)
         keys.sort(axis=1)
+        own = (keys, counts, thresholds, rows, n_neighbors)
         squared, indices = np.empty((len(keys), n_neighbors)), np.empty((len(keys), n_neighbors), np.int32)
-        incomplete = _measure((keys, counts, thresholds, rows, n_neighbors), self.points, squared, indices)
-        self.lists.write(self.products.order[rows[~incomplete]], squared[~incomplete], indices[~incomplete])
+        incomplete = _measure(own, self.points, squared, indices)
+        self.lists.write(self.products.order[rows], squared, indices)  # what is incomplete is written over
         return [int(row) for row in rows[incomplete]]
 
 
