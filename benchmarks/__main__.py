@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("reduction", "predictions")
+BENCHMARKS = ("density", "kmeans", "scoring", "seed_grid", "reduction", "predictions")
 
 
 def main() -> None:

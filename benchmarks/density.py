@@ -68,10 +68,11 @@ def quitefast_hdbscan(X: np.ndarray, size: int) -> None:
 
 def peers(X: np.ndarray, ours: float) -> None:
     """Print how much longer loops of other libraries take."""
-    from sklearnex.cluster import DBSCAN as IntelDBSCAN
+    import sklearnex.cluster
 
     def dbscan(estimator: Any) -> float:
-        return float(np.mean([seconds(lambda e=e, m=m: estimator(eps=e, min_samples=m).fit(X)) for e, m in TIMED_CELLS]))
+        taken = [seconds(lambda e=e, m=m: estimator(eps=e, min_samples=m).fit(X)) for e, m in TIMED_CELLS]
+        return float(np.mean(taken))
 
     def hdbscan(fit: Callable[[int], Any]) -> float:
         return float(np.mean([seconds(lambda size=size: fit(size)) for size in TIMED_SIZES]))
@@ -84,7 +85,7 @@ def peers(X: np.ndarray, ours: float) -> None:
                 hdbscan(lambda size: sklearn.cluster.HDBSCAN(min_cluster_size=size, copy=True).fit(X)),
             ),
             "scikit-learn-intelex DBSCAN, quitefastmst HDBSCAN": (
-                dbscan(IntelDBSCAN),
+                dbscan(sklearnex.cluster.DBSCAN),
                 hdbscan(lambda size: quitefast_hdbscan(X, size)),
             ),
         }
@@ -137,7 +138,8 @@ def growth() -> None:
         cells = parts["DBSCAN"] + parts["HDBSCAN"]
         each = 1e9 * parts["forest"] / n_rows**2 / n_columns
         print(
-            f"| {n_rows:,} x {n_columns} | {parts['forest']:.2f} | {each:.4f} | {cells:.2f} | {1e6 * cells / n_rows:.1f} |",
+            f"| {n_rows:,} x {n_columns} | {parts['forest']:.2f} | {each:.4f} | {cells:.2f} | "
+            f"{1e6 * cells / n_rows:.1f} |",
             flush=True,
         )
 

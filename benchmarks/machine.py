@@ -7,7 +7,6 @@ import os
 import platform
 from pathlib import Path
 
-
 _ALWAYS = ("numpy", "scipy", "numba", "scikit-learn")
 
 

@@ -13,6 +13,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toolkit.cluster import kmeans
+from toolkit.cluster.arguments import refuse, require_choice, require_integer, require_number
 from toolkit.errors import InputError
 from toolkit.memory import MemoryBudget
 
@@ -23,60 +24,6 @@ _INPUT = {"dtype": [np.float64, np.float32], "order": "C", "accept_large_sparse"
 _INITS = ("k-means++", "random")
 _N_INIT_RANDOM = 10  # what scikit-learn's "auto" means for random starts; for the others it is one
 _SEEDS = 2**32
-
-
-def require_integer(name: str, value: object, *, least: int = 1) -> int:
-    """Return a whole number of at least `least`.
-
-    Raises
-    ------
-    InputError
-        Saying what was received and what is allowed.
-    """
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least:
-        return int(value)
-    raise InputError(f"{name} is {value!r:.60}; allowed: a whole number of at least {least}")
-
-
-def require_number(name: str, value: object, *, least: float = 0.0) -> float:
-    """Return a finite number of at least `least`.
-
-    Raises
-    ------
-    InputError
-        Saying what was received and what is allowed.
-    """
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        number = float(value)
-        if least <= number < np.inf:
-            return number
-    raise InputError(f"{name} is {value!r:.60}; allowed: a number of at least {least:g}")
-
-
-def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Accept only what is listed.
-
-    Raises
-    ------
-    InputError
-        Saying what was received and what is allowed.
-    """
-    if not any(type(value) is type(choice) and value == choice for choice in allowed):
-        names = ", ".join(repr(choice) for choice in allowed)
-        raise InputError(f"{name} is {value!r:.60}, which is not supported; allowed: {names}")
-
-
-def refuse(method: str, unsupported: dict[str, object]) -> None:
-    """Accept further arguments of a method only if they are None.
-
-    Raises
-    ------
-    InputError
-        Naming the first other one.
-    """
-    for name, value in unsupported.items():
-        if value is not None:
-            raise InputError(f"{method} got {name} {value!r:.60}, which is not supported; allowed: None (leave it out)")
 
 
 def draw_seed(random_state: object) -> int:
