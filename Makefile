@@ -43,7 +43,11 @@ lint: $(VENV)/.installed-dev ## ruff (style, formatting) and mypy (types)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed ## every benchmark, both sides in one process; results in benchmarks/results/
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples,bench]'
+	@touch $@
+
+bench: $(VENV)/.installed-bench ## every benchmark, both sides in one process; results in benchmarks/results/
 	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment, caches and results

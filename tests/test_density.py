@@ -138,6 +138,28 @@ def test_panels_short_room_and_tight_thresholds_change_no_neighbour(kind, change
     np.testing.assert_array_equal(indices, indices_again)
 
 
+@pytest.mark.parametrize("scale", [1e-310, 5e-324, 1e-200])
+def test_values_too_small_for_their_squares(scale):
+    """They are all equally far apart, 0, as float64 has it; nothing breaks."""
+    forest = DensityForest(5).fit(data(lattice, 150, 1).astype(np.float64) * scale)
+    assert set(forest.dbscan(1.0, 5)) == {0}
+
+
+def test_a_failed_fit_leaves_no_model():
+    forest = DensityForest(2).fit(data(normal, 150, 1))
+    with pytest.raises(InputError, match="allowed: up to"):
+        forest.fit(np.array([[1e200], [0.0]]))
+    with pytest.raises(InputError, match="not fitted"):
+        forest.dbscan(0.5, 2)
+
+
+def test_progress_adds_up():
+    for n in (150, 2048, 3000):
+        told = []
+        DensityForest(5).fit(data(normal, n, 3), advance=told.append)
+        assert sum(told) == pytest.approx(1.0, abs=0.06)
+
+
 def test_values_that_float32_cannot_tell_apart():
     """The products are blind here; the measured distances are not."""
     rng = np.random.default_rng(3)
@@ -160,9 +182,10 @@ def test_any_scale(scale):
 # Spanning trees
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (7, 2), (260, 3), (1300, 2), (1300, 20)])
-@pytest.mark.parametrize("table_bytes", [mst._TABLE_BYTES, 3000])
+@pytest.mark.parametrize("table_bytes", [mst.TABLE_BYTES, 3000])
 def test_tree_weights_are_those_of_brute_force(kind, n, d, table_bytes, monkeypatch):
-    monkeypatch.setattr(mst, "_TABLE_BYTES", table_bytes)
+    for grow in (mst.largest_spanning_tree, mst.smaller_spanning_tree):
+        monkeypatch.setitem(grow.__kwdefaults__, "table_bytes", table_bytes)
     X = data(kind, n, d)
     values = [m for m in (1, 2, 5, 30) if m <= n]
     forest = DensityForest(values).fit(X)
@@ -370,13 +393,13 @@ def matrix(request):
 def test_spilling_threads_and_precision_change_nothing(matrix, tmp_path, monkeypatch):
     forest = DensityForest([2, 20]).fit(matrix)
     expected = results(forest)
-    plan = ForestPlan.of(len(matrix), matrix.shape[1], 20, 0)
+    plan = ForestPlan.of(len(np.unique(matrix, axis=0)), matrix.shape[1], 20, 0)
     assert plan.spilled
     free = plan.n_bytes
     with monkeypatch.context() as patched:
         patched.setattr(DensityForest, "_free", lambda *_: free)
         spilled = DensityForest([2, 20], folder=tmp_path).fit(matrix)
-        assert (spilled._lists.folder is not None) == (len(np.unique(matrix, axis=0)) > 2000)
+        assert spilled._lists.folder is not None
         assert_same(results(spilled), expected)
     del spilled
     assert not list(tmp_path.iterdir())

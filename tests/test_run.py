@@ -160,7 +160,7 @@ def test_killed_and_resumed_equals_uninterrupted(content, tmp_path):
     written: dict[str, int] = {}
     while True:
         process = start(config, out)
-        target = seen + 4
+        target = seen + 2
         while process.poll() is None and len(list(out.glob("models/*.parquet"))) < target:
             time.sleep(0.005)
         if process.poll() is not None:

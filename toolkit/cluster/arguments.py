@@ -9,6 +9,7 @@ import numpy as np
 from toolkit.errors import InputError
 
 _CHECKED_ROWS = 8192
+_LARGEST = 1.0e300  # beyond any distance that float64 squares
 
 
 def require_integer(name: str, value: object, *, least: int = 1) -> int:
@@ -21,7 +22,11 @@ def require_integer(name: str, value: object, *, least: int = 1) -> int:
     """
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least:
         return int(value)
-    raise InputError(f"{name} is {value!r:.60}; allowed: a whole number of at least {least}")
+    raise InputError(f"{name} is {_short(value)}; allowed: a whole number of at least {least}")
+
+
+def _short(value: object) -> str:
+    return " ".join(repr(value).split())[:60]
 
 
 def require_number(name: str, value: object, *, least: float = 0.0, above: float | None = None) -> float:
@@ -33,11 +38,11 @@ def require_number(name: str, value: object, *, least: float = 0.0, above: float
         Saying what was received and what is allowed.
     """
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        number = float(value)
+        number = float(min(value, _LARGEST))
         if number < np.inf and (number >= least if above is None else number > above):
             return number
     allowed = f"of at least {least:g}" if above is None else f"above {above:g}"
-    raise InputError(f"{name} is {value!r:.60}; allowed: a number {allowed}")
+    raise InputError(f"{name} is {_short(value)}; allowed: a number {allowed}")
 
 
 def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -50,7 +55,7 @@ def require_choice(name: str, value: object, allowed: tuple[object, ...]) -> Non
     """
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
         names = ", ".join(repr(choice) for choice in allowed)
-        raise InputError(f"{name} is {value!r:.60}, which is not supported; allowed: {names}")
+        raise InputError(f"{name} is {_short(value)}, which is not supported; allowed: {names}")
 
 
 def refuse(method: str, unsupported: dict[str, object]) -> None:
@@ -63,7 +68,9 @@ def refuse(method: str, unsupported: dict[str, object]) -> None:
     """
     for name, value in unsupported.items():
         if value is not None:
-            raise InputError(f"{method} got {name} {value!r:.60}, which is not supported; allowed: None (leave it out)")
+            raise InputError(
+                f"{method} got {name} {_short(value)}, which is not supported; allowed: None (leave it out)"
+            )
 
 
 def check_matrix(given: Any) -> np.ndarray:
@@ -74,6 +81,8 @@ def check_matrix(given: Any) -> np.ndarray:
     InputError
         Saying what was received.
     """
+    if hasattr(given, "toarray"):
+        raise InputError("X is a sparse matrix; allowed: a dense one (X.toarray())")
     X: np.ndarray = np.asarray(given)
     if X.ndim != 2 or 0 in X.shape:
         raise InputError(f"X has shape {X.shape}; allowed: (n_samples, n_features), at least one of each")

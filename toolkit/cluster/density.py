@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -15,11 +15,11 @@ from numba import njit
 from toolkit.atomic import atomic_folder, scratch_folder, write_text
 from toolkit.cluster.arguments import check_matrix, require_choice, require_integer, require_number
 from toolkit.cluster.lists import ENTRY_BYTES, NeighborLists
-from toolkit.cluster.mst import Edges, join, largest_spanning_tree, smaller_spanning_tree
+from toolkit.cluster.mst import TABLE_BYTES, Edges, join, largest_spanning_tree, smaller_spanning_tree
 from toolkit.cluster.neighbors import PassPlan, find_neighbors
 from toolkit.cluster.points import Points, Products, measure
 from toolkit.cluster.trees import CondensedTree, build_hierarchy, condense, glosh, label_rows, select_clusters
-from toolkit.descriptors.cache import file_digest, load_arrays, save_arrays
+from toolkit.descriptors.cache import digest, file_digest, load_arrays, save_arrays
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.memory import MemoryBudget, format_size, n_threads
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1  # of the saved form
 _LEAST_NEIGHBORS = 64  # shorter lists leave too many components open to the spanning trees
-_BYTES_PER_POINT = 200  # trees and labels
+_BYTES_PER_POINT = 512  # trees for seven values of min_samples, and labels
 _TILE_BYTES = 24 << 20  # of products, for each thread
 METHODS = ("eom", "leaf")
 
@@ -69,6 +69,7 @@ class ForestPlan:
         n_neighbors = min(n_points, max(min_samples, _LEAST_NEIGHBORS))
         lists = n_points * n_neighbors * ENTRY_BYTES
         fixed = n_points * (4 * n_features + _BYTES_PER_POINT) + n_threads() * _TILE_BYTES
+        fixed += min(TABLE_BYTES, n_points**2)
         fewest = PassPlan.of(n_points, n_neighbors, 0).n_bytes
         spilled = fixed + lists + fewest > n_free
         held = fixed + (0 if spilled else lists)
@@ -83,7 +84,6 @@ class _Tree:
     core: np.ndarray  # (n_points,) squared
     edges: Edges
     hierarchy: Hierarchy | None = None
-    condensed: dict[int, CondensedTree] = field(default_factory=dict)
 
 
 class DensityForest:
@@ -116,7 +116,7 @@ class DensityForest:
         memory: str | int | MemoryBudget | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        asked = [min_samples] if isinstance(min_samples, int | np.integer) else list(min_samples)
+        asked = list(min_samples) if np.iterable(min_samples) else [min_samples]
         if not asked:
             raise InputError("min_samples is empty; give at least one whole number")
         self.min_samples = sorted({require_integer("min_samples", value) for value in asked})
@@ -140,23 +140,27 @@ class DensityForest:
         MemoryBudgetError
             If not even the smallest blocks fit, or the lists fit neither into memory nor onto the disk.
         """
+        for name in ("_trees", "_lists", "_spill"):  # of an earlier fit: a failure leaves none, and frees their memory
+            self.__dict__.pop(name, None)
         X = check_matrix(X)
         memory = MemoryBudget.resolve(self.memory)
         points = Points.of(X)
         self.n_samples, self.n_features = X.shape
         self._index_of, self._first, self._counts = points.index_of, points.first, points.counts
         plan = ForestPlan.of(len(points.X), self.n_features, self.min_samples[-1], self._free(memory))
-        self._lists = self._room_for_lists(plan, memory)
-        find_neighbors(points.X, Products.of(points.X, plan.passing.sample_first()), self._lists, plan.passing,
-                       advance=lambda share: advance(0.95 * share))  # fmt: skip
-        self._trees: dict[int, _Tree] = {}
+        lists = self._room_for_lists(plan, memory)
+        products = Products.of(points.X, plan.passing.sample_first())
+        find_neighbors(points.X, products, lists, plan.passing, advance=lambda share: advance(0.95 * share))
+        del products
         values = sorted({min(value, self.n_samples) for value in self.min_samples})
-        core = self._core(values[-1])
-        edges = largest_spanning_tree(core, self._lists, X=points.X)
-        self._trees[values[-1]] = _Tree(core, edges)
+        core = self._core(values[-1], lists)
+        edges = largest_spanning_tree(core, lists, X=points.X)
+        trees = {values[-1]: _Tree(core, edges)}
         self._spanning = Edges(edges.i, edges.j, measure(points.X, edges.i, edges.j))
         for value in values[:-1]:
-            self._tree(value)
+            core = self._core(value, lists)
+            trees[value] = _Tree(core, smaller_spanning_tree(core, lists, self._spanning))
+        self._lists, self._trees = lists, trees
         advance(0.05)
         return self
 
@@ -172,6 +176,8 @@ class DensityForest:
         if not plan.spilled:
             return NeighborLists(*shape)
         folder = Path(tempfile.gettempdir()) if self.folder is None else self.folder
+        if not folder.is_dir():
+            raise InputError(f"the folder {folder} for neighbour lists does not exist; make it first")
         free = shutil.disk_usage(folder).free
         if plan.list_bytes > free:
             raise MemoryBudgetError(
@@ -184,7 +190,7 @@ class DensityForest:
 
     # What every model is made from
     def _check_fitted(self) -> None:
-        if not hasattr(self, "_lists"):
+        if not hasattr(self, "_trees"):
             raise InputError("this DensityForest is not fitted; call fit(X) first")
 
     def _check_min_samples(self, min_samples: object) -> int:
@@ -197,24 +203,24 @@ class DensityForest:
             )
         return value
 
-    def _core(self, min_samples: int) -> np.ndarray:
+    def _core(self, min_samples: int, lists: NeighborLists) -> np.ndarray:
         """Return the squared core distance of each point; inf if there are fewer rows."""
         if min_samples > self.n_samples:
             return np.full(len(self._first), np.inf)
         core = np.empty(len(self._first))
-        for start, squared, indices in self._lists.blocks():
+        for start, squared, indices in lists.blocks():
             _core_distances(start, squared, indices, self._counts, min_samples, core)
         return core
 
     def _tree(self, min_samples: int) -> _Tree:
         if min_samples not in self._trees:
-            core = self._core(min_samples)
+            core = self._core(min_samples, self._lists)
             self._trees[min_samples] = _Tree(core, smaller_spanning_tree(core, self._lists, self._spanning))
         return self._trees[min_samples]
 
     def core_distances(self, *, min_samples: int) -> np.ndarray:
         """Return the distance of each row to its `min_samples`-th nearest, itself counted: (n_samples,) float64."""
-        return np.asarray(np.sqrt(self._core(self._check_min_samples(min_samples))[self._index_of]))
+        return np.asarray(np.sqrt(self._core(self._check_min_samples(min_samples), self._lists)[self._index_of]))
 
     def mst(self, *, min_samples: int) -> SpanningTree:
         """Return a minimum spanning tree of mutual reachability, ``max(core_i, core_j, d_ij)``, lightest edge first.
@@ -262,7 +268,7 @@ class DensityForest:
         if value > self.n_samples:
             return [np.full(self.n_samples, -1) for _ in radii]
         tree = self._tree(value)
-        squared_radii = radii * radii  # as scikit-learn compares: squares
+        squared_radii = np.minimum(radii, 1e154) ** 2  # as scikit-learn compares: squares
         labels = np.empty((len(radii), len(self._first)), np.int32)
         for row, squared_radius in enumerate(squared_radii):
             n_edges = int(np.searchsorted(tree.edges.squared, squared_radius, side="right"))
@@ -275,7 +281,7 @@ class DensityForest:
     def is_core(self, eps: float, min_samples: int) -> np.ndarray:
         """Return which rows have at least `min_samples` rows within `eps`, themselves counted: (n_samples,) bool."""
         radius = require_number("eps", eps, above=0.0)
-        core = self._core(self._check_min_samples(min_samples))
+        core = self._core(self._check_min_samples(min_samples), self._lists)
         return np.asarray((core <= radius * radius)[self._index_of])
 
     def hdbscan(
@@ -340,9 +346,7 @@ class DensityForest:
         tree = self._tree(value)
         if tree.hierarchy is None:
             tree.hierarchy = build_hierarchy(*self.mst(min_samples=value))
-        if size not in tree.condensed:
-            tree.condensed[size] = condense(tree.hierarchy, size)
-        return tree.condensed[size]
+        return CondensedTree(*condense(tree.hierarchy, min(size, self.n_samples + 1)))
 
     def outlier_scores(self, *, min_samples: int, min_cluster_size: int | None = None) -> np.ndarray:
         """Return the GLOSH outlier score of each row, (n_samples,) float64 from 0 to 1.
@@ -378,6 +382,8 @@ class DensityForest:
         path = Path(path)
         if path.exists():
             raise InputError(f"{path} exists already; remove it or give another name")
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {path.parent} for the forest does not exist; make it first")
         with atomic_folder(path) as folder:
             self._lists.save(folder)
             save_arrays(folder, index_of=self._index_of, first=self._first, counts=self._counts)
@@ -385,8 +391,7 @@ class DensityForest:
             for value, tree in self._trees.items():
                 _save_edges(folder, str(value), tree.edges)
                 save_arrays(folder, **{f"core_{value}": tree.core})
-            manifest = {
-                "version": _VERSION,
+            content = {
                 "n_samples": self.n_samples,
                 "n_features": self.n_features,
                 "n_neighbors": self._lists.n_neighbors,
@@ -394,6 +399,7 @@ class DensityForest:
                 "trees": sorted(self._trees),
                 "files": {file.name: file_digest(file) for file in sorted(folder.iterdir())},
             }
+            manifest = {"version": _VERSION, "digest": digest(content), "content": content}
             write_text(folder / "forest.json", json.dumps(manifest, indent=1))
 
     @classmethod
@@ -409,24 +415,28 @@ class DensityForest:
         try:
             manifest = json.loads((folder / "forest.json").read_text())
             if manifest["version"] != _VERSION:
-                raise InputError(f"{folder} is a forest of version {manifest['version']}; allowed: {_VERSION}")
-            damaged = [name for name, known in manifest["files"].items() if file_digest(folder / name) != known]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder} is not a saved forest: {' '.join(str(error).split())}; fit it again") from error
-        if damaged:
-            raise InputError(f"{folder / damaged[0]} is damaged: its content is not what was saved; fit it again")
-        forest = cls(manifest["min_samples"], memory=memory)
-        forest.n_samples, forest.n_features = manifest["n_samples"], manifest["n_features"]
+                raise InputError(f"it is of version {manifest['version']}, allowed is {_VERSION}")
+            content = manifest["content"]
+            if digest(content) != manifest["digest"]:
+                raise InputError("forest.json is not what was saved")
+            for name, known in content["files"].items():
+                if file_digest(folder / name) != known:
+                    raise InputError(f"{name} is not what was saved")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else error
+            raise InputError(
+                f"{folder} is not a saved forest: {' '.join(str(reason).split())}; fit it again"
+            ) from error
+        forest = cls(content["min_samples"], memory=memory)
+        forest.n_samples, forest.n_features = content["n_samples"], content["n_features"]
         forest._index_of, forest._first, forest._counts = load_arrays(folder, "index_of", "first", "counts")
-        shape = len(forest._first), manifest["n_neighbors"]
+        shape = len(forest._first), content["n_neighbors"]
         fits = shape[0] * (shape[1] * ENTRY_BYTES + _BYTES_PER_POINT) <= MemoryBudget.resolve(memory).free
         forest._lists = NeighborLists.open(folder, *shape, in_memory=fits)
         forest._spanning = _load_edges(folder, "spanning")
         forest._trees = {
             value: _Tree(load_arrays(folder, f"core_{value}")[0], _load_edges(folder, str(value)))
-            for value in manifest["trees"]
+            for value in content["trees"]
         }
         return forest
 

@@ -18,7 +18,7 @@ from toolkit.errors import InputError
 from toolkit.memory import MemoryBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _INPUT = {"dtype": [np.float64, np.float32], "order": "C", "accept_large_sparse": False}
 _INITS = ("k-means++", "random")
@@ -65,6 +65,7 @@ def kmeans_sweep(
     max_iter: int = 300,
     tol: float = 1e-4,
     memory: str | int | MemoryBudget | None = None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> dict[int, KMeans]:
     """Fit KMeans for several numbers of clusters together, in the same passes over the data.
 
@@ -89,6 +90,8 @@ def kmeans_sweep(
         the columns, or no label changes.
     memory : str, int, MemoryBudget or None
         What the process may hold, for instance ``"8GiB"``; decides how many models are fitted at a time.
+    advance : callable
+        Told the share of the work that was done, for a progress bar.
 
     Returns
     -------
@@ -115,7 +118,7 @@ def kmeans_sweep(
     options: dict[str, Any] = {"init": init, "n_init": n_init, "max_iter": max_iter, "tol": tol}
     models = {k: KMeans(k, random_state=random_state, **options) for k in wanted}
     X = validate_data(models[wanted[0]], X, **_INPUT)
-    _fit(X, models, random_state=random_state, memory=memory, **options)
+    _fit(X, models, random_state=random_state, memory=memory, advance=advance, **options)
     first = models[wanted[0]]
     for model in models.values():
         model.n_features_in_ = first.n_features_in_
@@ -134,6 +137,7 @@ def _fit(
     tol: Any,
     random_state: Any,
     memory: str | int | MemoryBudget | None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Check the parameters, fit all models, set their attributes."""
     init = _check_init(init, models, X.shape[1])
@@ -156,6 +160,7 @@ def _fit(
         tol=require_number("tol", tol),
         seed=draw_seed(random_state),
         memory=MemoryBudget.resolve(memory),
+        advance=advance,
     )
     for k, fit in fits.items():
         models[k]._take(fit)

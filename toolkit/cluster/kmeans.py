@@ -252,6 +252,7 @@ def sweep(
     tol: float,
     seed: int,
     memory: MemoryBudget,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> dict[int, Fit]:
     """Return the best of `n_init` fits for every number of clusters; the first of equally good ones.
 
@@ -268,6 +269,8 @@ def sweep(
     seed : int
     memory : MemoryBudget
         Decides how many models are fitted together.
+    advance : callable
+        Told the share of the models that were finished.
 
     Raises
     ------
@@ -276,7 +279,7 @@ def sweep(
     """
     n, d = X.shape
     jobs = [(k, start) for k in sorted(n_clusters) for start in range(n_init)]
-    work = n * d * sum(k for k, _ in jobs)
+    n_models, work = len(jobs), n * d * sum(k for k, _ in jobs)
     workers = 1 if work < _SMALL_WORK else min(n_threads(), -(-n // BLOCK))
     memory.require(
         n * (4 * padded(d) + 16) + seeds.seeding_bytes(n, n_init) + _scratch(max(n_clusters), d) * workers, "KMeans"
@@ -300,6 +303,7 @@ def sweep(
             ]
             for index, fit in lloyd(data, starts, max_iter=max_iter, tol=tol * data.variance, share=share):
                 best.take(*part[index], fit)
+                advance(1 / n_models)
     return {k: best.fits[k] for k in n_clusters}
 
 

@@ -28,24 +28,24 @@ class NeighborLists:
         Where the two arrays are kept as ``squared.npy`` and ``indices.npy``; None keeps them in memory.
     """
 
-    def __init__(self, n_points: int, n_neighbors: int, folder: Path | None = None) -> None:
+    def __init__(self, n_points: int, n_neighbors: int, folder: Path | None = None, *, create: bool = True) -> None:
         self.n_points, self.n_neighbors, self.folder = n_points, n_neighbors, folder
         shape = (n_points, n_neighbors)
         if folder is None:
             self._arrays = (np.empty(shape), np.empty(shape, np.int32))
         else:
-            self._files = [_NpyRows(folder / f"{name}.npy", shape, dtype) for name, dtype in _ARRAYS.items()]
+            paths = {folder / f"{name}.npy": dtype for name, dtype in _ARRAYS.items()}
+            self._files = [_NpyRows(path, shape, dtype, create=create) for path, dtype in paths.items()]
 
     @classmethod
     def open(cls, folder: Path, n_points: int, n_neighbors: int, *, in_memory: bool) -> NeighborLists:
         """Open lists that were saved, from their files or read into memory."""
-        lists = cls(n_points, n_neighbors, None if in_memory else folder)
-        if in_memory:
-            files = [
-                _NpyRows(folder / f"{name}.npy", (n_points, n_neighbors), dtype) for name, dtype in _ARRAYS.items()
-            ]
-            files[0].read(0, lists._arrays[0])
-            files[1].read(0, lists._arrays[1])
+        saved = cls(n_points, n_neighbors, folder, create=False)
+        if not in_memory:
+            return saved
+        lists = cls(n_points, n_neighbors)
+        saved._files[0].read(0, lists._arrays[0])
+        saved._files[1].read(0, lists._arrays[1])
         return lists
 
     def save(self, folder: Path) -> None:
@@ -88,10 +88,10 @@ _ARRAYS: dict[str, np.dtype[Any]] = {"squared": np.dtype(np.float64), "indices":
 class _NpyRows:
     """Rows of a ``.npy`` file, read and written in place, not mapped: mapped pages count as resident memory."""
 
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype[Any], *, create: bool) -> None:
         self.path, self.dtype, self.shape = path, dtype, shape
         self.row_bytes = shape[1] * dtype.itemsize
-        if path.exists():
+        if not create:
             self.file = path.open("rb", buffering=0)
             np.lib.format.read_magic(self.file)
             found, _, found_dtype = np.lib.format.read_array_header_1_0(self.file)

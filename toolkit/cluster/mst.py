@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024  # columns of a tile
 _TILE_ROWS = 512
-_TABLE_BYTES = 256 << 20  # of the table of edges between components
-_EDGE_BYTES = 24  # of one entry of it
+TABLE_BYTES = 96 << 20  # of the table of edges between components
+_EDGE_BYTES = 40  # of one entry: the edge, its bound, and what spanning the table takes
 
 
 class Edges(NamedTuple):
@@ -71,7 +71,7 @@ class _Forest:
 
 
 def largest_spanning_tree(
-    core: np.ndarray, lists: NeighborLists, *, X: np.ndarray, table_bytes: int = _TABLE_BYTES
+    core: np.ndarray, lists: NeighborLists, *, X: np.ndarray, table_bytes: int = TABLE_BYTES
 ) -> Edges:
     """Return a minimum spanning tree of the mutual reachability of all points, lightest edge first.
 
@@ -95,7 +95,7 @@ def largest_spanning_tree(
 
 
 def smaller_spanning_tree(
-    core: np.ndarray, lists: NeighborLists, spanning: Edges, *, table_bytes: int = _TABLE_BYTES
+    core: np.ndarray, lists: NeighborLists, spanning: Edges, *, table_bytes: int = TABLE_BYTES
 ) -> Edges:
     """Return a minimum spanning tree for smaller core distances than those of a tree of the same lists.
 
@@ -327,7 +327,9 @@ def _tabulate_rows(core: np.ndarray, component: np.ndarray, radius: np.ndarray, 
     largest bound take part.
     """
     bounds, size = table.bounds(), table.size
-    largest = bounds[~np.eye(len(bounds), dtype=np.bool_)].max() if size == 1 else bounds.max()
+    if size == 1:
+        np.fill_diagonal(bounds, 0)
+    largest = bounds.max()
     active = np.flatnonzero(radius < largest)
     order = active[np.lexsort((radius[active], component[active]))].astype(np.int32)
     if len(np.unique(component[order])) < 2:

@@ -58,7 +58,7 @@ def _scan(products, begin, row, offsets, column, column_offsets, column_threshol
     column : int
         Of the order of the points, for the first column that is scanned.
     column_offsets, column_thresholds : ndarray (n_columns,) float32, padded with NaN and inf
-        A threshold of inf leaves the column alone; otherwise it is candidate ``column - rows[0]``.
+        A threshold of inf leaves the column alone; otherwise its candidates are in row ``column - rows[0]``.
     candidates : tuple of (keys, counts, thresholds, rows, n_neighbors)
         See `_Pass.panel`.
     points : tuple of (X, order, margins, scale)
@@ -237,7 +237,7 @@ class PassPlan:
     @property
     def strip(self) -> int:
         """Rows whose products with the sample are held at once; divides a block, so that each is in one."""
-        return max(16, min(_TILE_ROWS, 1 << int(math.log2(_SAMPLE_BYTES / 4 / self.n_sampled))))
+        return max(16, min(_TILE_ROWS, 1 << (_SAMPLE_BYTES // 4 // self.n_sampled).bit_length() >> 1))
 
     def sample_first(self) -> np.ndarray:
         """Return an order of the points, (n_points,) int32, that starts with a random sample."""
@@ -253,9 +253,14 @@ class PassPlan:
 
     @property
     def n_products(self) -> int:
-        """Pairs of points that are multiplied."""
-        n, panel = self.n_points, min(self.panel, self.n_points)
-        return max(1, n * panel // 2 + n * (n - panel))
+        """Products of two points; a block with itself, and the sample with itself, give each pair twice."""
+        n, sampled, total = self.n_points, self.n_sampled, 0
+        for start in range(0, n, self.panel):
+            stop = min(start + self.panel, n)
+            own = stop - max(start, sampled)
+            total += (stop - start) * sampled + own * (own + _BLOCK) // 2 + own * (n - sampled - own)
+            total += sampled * (n - stop) if start == 0 else 0
+        return total
 
 
 def find_neighbors(
@@ -285,6 +290,8 @@ def find_neighbors(
     late, passing.incomplete = passing.incomplete, []
     for start, stop in _stretches(0, len(late), _BLOCK):
         passing.again(np.array(late[start:stop]))
+    if passing.incomplete:
+        raise AssertionError(f"the bound of the products failed for {len(passing.incomplete)} rows; please report this")
 
 
 class _Pass:
@@ -318,7 +325,7 @@ class _Pass:
         self.run(self.scan_sample, _stretches(rest, stop, self.plan.strip))
         self.run(self.scan_pair, _tournament(_stretches(rest, stop, _BLOCK)))
         outside = [*_stretches(sampled, max(start, sampled), _BLOCK), *_stretches(stop, n, _BLOCK)]
-        inside = _stretches(0 if start == 0 else start, stop, _BLOCK)
+        inside = _stretches(start, stop, _BLOCK)
         self.run(self.scan_pair, ((rows, columns) for rows in inside for columns in outside))
         self.finish()
 

@@ -11,7 +11,7 @@ from numba import njit
 from toolkit.backend.simd import LANES, squared_distance
 from toolkit.errors import InputError
 
-_BLOCK_ROWS = 4096
+_BLOCK_BYTES = 8 << 20  # of rows that are centred at once
 _UNIT = 2.0**-24  # half the distance of neighbouring float32 values around 1
 _LARGEST = 1e150  # squares beyond this leave float64
 
@@ -139,14 +139,15 @@ class Products:
             )
         centre = X.mean(axis=0, dtype=np.float64)
         widest = float(np.maximum(high - centre, centre - low).max())
-        scale = 2.0 ** -np.frexp(widest)[1] if widest > 0 else 1.0
+        scale = 2.0 ** min(-int(np.frexp(widest)[1]), 1000) if widest > 0 else 1.0
         n_points, n_features = len(order), X.shape[1]
         rows = np.empty((n_points, n_features), np.float32)
         squares = np.empty(n_points)
-        for start in range(0, n_points, _BLOCK_ROWS):
-            block = (X[order[start : start + _BLOCK_ROWS]] - centre) * scale
-            rows[start : start + _BLOCK_ROWS] = block
-            squares[start : start + _BLOCK_ROWS] = np.einsum("ij,ij->i", block, block)
+        step = max(1, _BLOCK_BYTES // (24 * n_features))
+        for start in range(0, n_points, step):
+            block = (X[order[start : start + step]] - centre) * scale
+            rows[start : start + step] = block
+            squares[start : start + step] = np.einsum("ij,ij->i", block, block)
         error = (n_features + 16) * _UNIT * 1.01 * squares + n_features * 2.0**-140
         offsets = np.nextafter((error / 2 - squares / 2).astype(np.float32), np.float32(np.inf))
         margins = np.nextafter((2 * error).astype(np.float32), np.float32(np.inf))

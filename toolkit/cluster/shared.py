@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, MemoryBudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +28,9 @@ FACTS = {
 SHARED_BY = {"KMeans": "KMeans", "DBSCAN": "density", "HDBSCAN": "density"}  # what computes an estimator's cells
 
 
-def fit_sweep(cells: list[Params], X: np.ndarray, *, seed: int, memory: MemoryBudget) -> Iterator[dict[int, Result]]:
+def fit_sweep(
+    cells: list[Params], X: np.ndarray, *, seed: int, memory: MemoryBudget, advance: Callable[[float], None]
+) -> Iterator[dict[int, Result]]:
     """Fit KMeans cells, those with the same options together; yield labels by position in `cells`.
 
     Parameters
@@ -36,66 +40,105 @@ def fit_sweep(cells: list[Params], X: np.ndarray, *, seed: int, memory: MemoryBu
     X : ndarray (n_samples, n_features) float32 or float64
     seed : int
     memory : MemoryBudget
+    advance : callable
+        Told the share of the work that was done.
     """
+    from sklearn.exceptions import ConvergenceWarning
+
     from toolkit.cluster.estimators import kmeans_sweep
 
-    sweeps: dict[tuple[tuple[str, Any], ...], dict[int, int]] = {}
+    sweeps: dict[str, tuple[Params, dict[int, int]]] = {}
     for position, params in enumerate(cells):
-        options = tuple(sorted(({"n_init": 10} | params).items()))
-        rest = tuple(option for option in options if option[0] != "n_clusters")
-        sweeps.setdefault(rest, {})[position] = params.get("n_clusters", 8)
-    for rest, wanted in sweeps.items():
+        options: Params = {name: value for name, value in ({"n_init": 10} | params).items() if name != "n_clusters"}
+        sweeps.setdefault(repr(sorted(options.items())), (options, {}))[1][position] = params.get("n_clusters", 8)
+    for options, wanted in sweeps.values():
         results: dict[int, Result] = {
             position: InputError(f"n_clusters is {k}; allowed: at most the number of rows, {len(X):,}")
             for position, k in wanted.items()
             if k > len(X)
         }
-        possible = {position: k for position, k in wanted.items() if position not in results}
-        try:
-            models = (
-                kmeans_sweep(X, possible.values(), random_state=seed, memory=memory, **dict(rest)) if possible else {}
-            )
-            results |= {position: models[k].labels_ for position, k in possible.items()}
-        except OSError:
-            raise  # the disk, not the models
-        except Exception as error:  # costs these models, not the run
-            results |= dict.fromkeys(possible, error)
+        told = partial(_scaled, advance, len(wanted) / len(cells))
+        while possible := {position: k for position, k in wanted.items() if position not in results}:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)  # the tables say it
+                    models = kmeans_sweep(
+                        X, possible.values(), random_state=seed, memory=memory, advance=told, **options
+                    )
+            except OSError:
+                raise  # the disk, not the models
+            except MemoryBudgetError as error:  # the smaller ones may fit, and do not depend on the others
+                results |= {position: error for position, k in possible.items() if k == max(possible.values())}
+            except Exception as error:  # costs these models, not the run
+                results |= dict.fromkeys(possible, error)
+            else:
+                results |= {position: models[k].labels_ for position, k in possible.items()}
         yield results
 
 
+def _scaled(advance: Callable[[float], None], factor: float, share: float) -> None:
+    advance(factor * share)
+
+
 def fit_density(
-    cells: list[tuple[str, Params]], X: np.ndarray, *, forest_of: Callable[[list[int]], DensityForest]
+    cells: list[tuple[str, Params]],
+    X: np.ndarray,
+    *,
+    forest_of: Callable[[list[int], Callable[[float], None]], DensityForest],
+    advance: Callable[[float], None],
 ) -> Iterator[dict[int, Result]]:
-    """Cut DBSCAN and HDBSCAN cells from one forest; yield labels by position in `cells`.
+    """Cut DBSCAN and HDBSCAN cells from one forest; yield labels by position in `cells`, all together.
 
     Parameters
     ----------
     cells : list of (estimator, parameters)
     X : ndarray (n_samples, n_features) float32 or float64
     forest_of : callable
-        Returns a forest of X for these values of `min_samples`.
+        Returns a forest of X for these values of `min_samples`; it hands `advance` on.
+    advance : callable
+        Told the share of the work that was done.
     """
-    needed = [
-        params["min_samples"] if params.get("min_samples") is not None else params["min_cluster_size"]
-        for _, params in cells
-    ]
-    try:
-        forest = forest_of(sorted({min(value, len(X)) for value in needed}))
-    except OSError:
-        raise
-    except Exception as error:
-        yield dict.fromkeys(range(len(cells)), error)
-        return
-    for min_samples in sorted(set(needed)):
-        results: dict[int, Result] = {}
-        here = [position for position, value in enumerate(needed) if value == min_samples]
-        cuts = [position for position in here if cells[position][0] == "DBSCAN"]
-        if cuts:
-            radii = [cells[position][1]["eps"] for position in cuts]
-            results |= dict(zip(cuts, forest.dbscan_many(radii, min_samples), strict=True))
-        for position in sorted(set(here) - set(cuts)):
+    needed = [_min_samples(params) for _, params in cells]
+    results: dict[int, Result] = {}
+    for position, (family, _) in enumerate(cells):
+        if needed[position] > len(X):
+            results[position] = (
+                np.full(len(X), -1, np.int32)
+                if family == "DBSCAN"
+                else InputError(f"min_samples ({needed[position]}) must be at most the number of samples ({len(X)})")
+            )
+    while left := sorted({value for position, value in enumerate(needed) if position not in results}):
+        try:
+            forest = forest_of(left, advance)
+        except OSError:
+            raise
+        except MemoryBudgetError as error:  # shorter lists may fit
+            results |= {position: error for position, value in enumerate(needed) if value == left[-1]}
+            continue
+        except Exception as error:
+            results |= {position: error for position in range(len(cells)) if position not in results}
+            break
+        for min_samples in left:
+            here = [p for p, value in enumerate(needed) if value == min_samples and p not in results]
+            cuts = [position for position in here if cells[position][0] == "DBSCAN"]
             try:
-                results[position] = forest.hdbscan(**cells[position][1])
+                labels = forest.dbscan_many([cells[position][1]["eps"] for position in cuts], min_samples)
+                results |= {position: found.astype(np.int32) for position, found in zip(cuts, labels, strict=True)}
             except Exception as error:
-                results[position] = error
-        yield results
+                results |= dict.fromkeys(cuts, error)
+            for position in sorted(set(here) - set(cuts)):
+                try:
+                    results[position] = forest.hdbscan(**cells[position][1]).astype(np.int32)
+                except Exception as error:
+                    results[position] = error
+    yield results
+
+
+def _min_samples(params: Params) -> int:
+    value: int | None = params.get("min_samples")
+    return int(params["min_cluster_size"]) if value is None else value
+
+
+def largest_min_samples(cells: list[Params], n_rows: int) -> int:
+    """Return the `min_samples` that a forest for density cells of a matrix needs; 0 if none of them needs one."""
+    return max((value for value in map(_min_samples, cells) if value <= n_rows), default=0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +14,16 @@ import numpy as np
 from toolkit.cluster import shared
 from toolkit.cluster.density import DensityForest
 from toolkit.cluster.reference import fit_labels
+from toolkit.errors import InputError
+from toolkit.memory import MemoryBudget
 from toolkit.score.partition import score_labellings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from toolkit.cluster.shared import Result
-    from toolkit.memory import MemoryBudget
+
+    ForestOf = Callable[[list[int], Callable[[float], None]], DensityForest]
 
 Model = tuple[str, dict[str, Any]]  # estimator, parameters
 _REFERENCE_FACTS = {"exactness": "exact", "precision": "float32", "tie_rule": "scikit-learn"}
@@ -55,7 +60,8 @@ def fit_and_score(
     X: np.ndarray,
     settings: Settings,
     *,
-    forest_of: Callable[[list[int]], DensityForest] | None = None,
+    forest_of: ForestOf | None = None,
+    advance: Callable[[str, float], None] = lambda *_: None,
 ) -> Iterator[dict[int, Fitted]]:
     """Fit models to X, (n_rows, n_components) float32, and score their labels.
 
@@ -65,16 +71,31 @@ def fit_and_score(
     X : ndarray
     settings : Settings
     forest_of : callable, optional
-        Returns a density forest of X for a list of `min_samples`; without it, one is made.
+        Returns a density forest of X for a list of `min_samples`, telling a callable the share that is done; without
+        it, one is made.
+    advance : callable
+        Told what was worked on (``"KMeans"``, ``"density"``, an estimator, ``"scores"``) and which share of all of it
+        in these models was done.
 
     Yields
     ------
     dict of int to Fitted
         By position in `models`, as soon as some are finished; each model once.
     """
-    forests = forest_of or (lambda values: DensityForest(values, memory=settings.memory).fit(X))
-    for batch in ENGINES[settings.engine](models, X, settings, forests):
-        yield _score(batch, models, X, settings)
+    forests = forest_of or (lambda values, told: DensityForest(values, memory=settings.memory).fit(X, advance=told))
+    for batch in ENGINES[settings.engine](models, X, settings, forests, advance):
+        yield _score(batch, models, X, settings, advance)
+
+
+@cache
+def warm_up() -> None:
+    """Load (on first use: compile) what the shared engine runs, so that it is held before memory is counted."""
+    X = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    models: list[Model] = [("KMeans", {"n_clusters": 2, "n_init": 1}), ("HDBSCAN", {"min_cluster_size": 5})]
+    models += [("DBSCAN", {"eps": 1.0, "min_samples": 5})]
+    settings = Settings("shared", "exclude", 300, 0, MemoryBudget(1 << 40))
+    for _ in fit_and_score(models, X, settings):
+        pass
 
 
 @dataclass(frozen=True)
@@ -87,9 +108,10 @@ class _Labels:
 
 
 def _reference(
-    models: Sequence[Model], X: np.ndarray, settings: Settings, _: Callable[[list[int]], DensityForest]
+    models: Sequence[Model], X: np.ndarray, settings: Settings, _: ForestOf, advance: Callable[[str, float], None]
 ) -> Iterator[dict[int, _Labels]]:
     """Fit every model alone, by scikit-learn."""
+    numbers = Counter(family for family, _ in models)
     for position, (family, params) in enumerate(models):
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
@@ -101,12 +123,17 @@ def _reference(
                 raise  # the disk, not the model
             except Exception as error:  # a library's bug in one cell must not cost the others
                 result = error
+        advance(family, 1 / numbers[family])
         texts = sorted({_one_line(warning.message) for warning in caught})
         yield {position: _Labels(result, "; ".join(texts) or None, time.perf_counter() - start)}
 
 
 def _shared(
-    models: Sequence[Model], X: np.ndarray, settings: Settings, forest_of: Callable[[list[int]], DensityForest]
+    models: Sequence[Model],
+    X: np.ndarray,
+    settings: Settings,
+    forest_of: ForestOf,
+    advance: Callable[[str, float], None],
 ) -> Iterator[dict[int, _Labels]]:
     """Fit the models by sweeps and a forest; each batch's seconds are shared evenly by its models."""
     sweep = [position for position, (family, _) in enumerate(models) if family == "KMeans"]
@@ -114,9 +141,11 @@ def _shared(
     parts: list[tuple[list[int], Iterator[dict[int, Result]]]] = []
     if sweep:
         cells = [models[position][1] for position in sweep]
-        parts.append((sweep, shared.fit_sweep(cells, X, seed=settings.seed, memory=settings.memory)))
+        told = partial(advance, "KMeans")
+        parts.append((sweep, shared.fit_sweep(cells, X, seed=settings.seed, memory=settings.memory, advance=told)))
     if density:
-        parts.append((density, shared.fit_density([models[p] for p in density], X, forest_of=forest_of)))
+        told = partial(advance, "density")
+        parts.append((density, shared.fit_density([models[p] for p in density], X, forest_of=forest_of, advance=told)))
     for positions, batches in parts:
         start = time.perf_counter()
         for batch in batches:
@@ -142,7 +171,13 @@ def _warning(model: Model, result: Result) -> str | None:
 ENGINES = {"shared": _shared, "reference": _reference}
 
 
-def _score(batch: dict[int, _Labels], models: Sequence[Model], X: np.ndarray, settings: Settings) -> dict[int, Fitted]:
+def _score(
+    batch: dict[int, _Labels],
+    models: Sequence[Model],
+    X: np.ndarray,
+    settings: Settings,
+    advance: Callable[[str, float], None],
+) -> dict[int, Fitted]:
     start = time.perf_counter()
     done: dict[int, Fitted] = {}
     labels: dict[int, np.ndarray] = {}
@@ -151,21 +186,43 @@ def _score(batch: dict[int, _Labels], models: Sequence[Model], X: np.ndarray, se
             done[at] = Fitted({"error": f"{type(fit.result).__name__}: {_one_line(fit.result)}"}, None)
         else:
             labels[at] = fit.result
-    scores = score_labellings(
-        X,
-        list(labels.values()),
-        noise=settings.noise,
-        silhouette_rows=settings.silhouette_rows,
-        seed=settings.seed,
-        memory=settings.memory,
-    )
+    step = len(batch) / len(models)
+    scores = _score_all(X, labels, settings, _Steps(lambda share: advance("scores", share * step)))
     seconds = (time.perf_counter() - start) / max(len(labels), 1)
-    for at, row in zip(labels, scores, strict=True):
+    for at, row in scores.items():
+        if isinstance(row, Exception):
+            done[at] = Fitted({"error": f"{type(row).__name__}: {_one_line(row)}"}, None)
+            continue
         facts = shared.FACTS[models[at][0]] if settings.engine == "shared" else _REFERENCE_FACTS
         row |= {"n_rows": len(X), "n_components": X.shape[1], "engine": settings.engine, "device": "cpu"} | facts
         row |= {"warning": batch[at].warning, "fit_seconds": round(batch[at].seconds, 6)}
         done[at] = Fitted(row | {"score_seconds": round(seconds, 6)}, labels[at])
     return done
+
+
+def _score_all(
+    X: np.ndarray, labels: dict[int, np.ndarray], settings: Settings, progress: Callable[[float], None]
+) -> dict[int, dict[str, Any] | Exception]:
+    """Score labellings together, or, where that fails, one by one: one that cannot be scored costs its own row."""
+    how: dict[str, Any] = {"noise": settings.noise, "silhouette_rows": settings.silhouette_rows, "seed": settings.seed}
+    try:
+        found = score_labellings(X, list(labels.values()), memory=settings.memory, progress=progress, **how)
+    except InputError as error:
+        if len(labels) == 1:
+            return dict.fromkeys(labels, error)
+        return {at: _score_all(X, {at: one}, settings, lambda _: None)[at] for at, one in labels.items()}
+    return dict(zip(labels, found, strict=True))
+
+
+class _Steps:
+    """Turns how far something is into how much was added."""
+
+    def __init__(self, advance: Callable[[float], None]) -> None:
+        self.advance, self.reached = advance, 0.0
+
+    def __call__(self, reached: float) -> None:
+        self.advance(reached - self.reached)
+        self.reached = reached
 
 
 def _one_line(message: object) -> str:

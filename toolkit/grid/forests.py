@@ -47,7 +47,10 @@ class Forests:
             except InputError as error:
                 self.reporter.warn(f"{error} (done now)")
             else:
-                if kept.min_samples[-1] >= min_samples[-1]:
+                if kept.n_samples != len(X) or kept.n_features != X.shape[1]:
+                    kept.min_samples = []  # of another matrix
+                if kept.min_samples and kept.min_samples[-1] >= min_samples[-1]:
+                    advance(1.0)
                     return kept
                 min_samples = sorted({*min_samples, *kept.min_samples})
                 del kept
@@ -57,7 +60,10 @@ class Forests:
         if time.monotonic() - start >= _WORTH_KEEPING:
             free = shutil.disk_usage(self.folder).free
             if forest.n_bytes <= _DISK_SHARE * free:
-                forest.save(path)
+                try:
+                    forest.save(path)
+                except (OSError, InputError) as error:  # a further stage computes it again
+                    self.reporter.warn(f"{path.name} could not be kept: {' '.join(str(error).split())}")
             else:
                 self.reporter.say(
                     f"{path.name} takes {format_size(forest.n_bytes)} of {format_size(free)} free disk and is not "

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from toolkit.cluster.density import ForestPlan
 from toolkit.cluster.reference import LIST_BYTES
-from toolkit.cluster.shared import SHARED_BY
+from toolkit.cluster.shared import SHARED_BY, largest_min_samples
 from toolkit.config import PARAMETERS
 from toolkit.descriptors.keeper import Sample, block_rows
 from toolkit.descriptors.reduce import working_dtype
 from toolkit.errors import InputError, MemoryBudgetError
+from toolkit.grid.fit import warm_up
 from toolkit.grid.plan import Cell, Group, group_cells, stage_cells
 from toolkit.memory import MemoryBudget, format_size
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     Model = tuple[str, dict[str, Any]]  # estimator, parameters
 
+_KERNEL_BYTES = 120 << 20  # of compiled code, until it is loaded
+_TRIALS = 8  # rows that are tried for each centre of k-means++
 _SCORING_BYTES = 24 << 20  # of tiles and sums, for each thread
 
 
@@ -41,11 +44,14 @@ class Cost:
         What is certainly needed beside what the process holds already.
     worst_bytes : int
         What may be needed: all pairs of rows within the largest eps, a share of variance that takes all components.
+    fits : dict of str to float
+        The seconds of each kind of fit (see `CostModel.parts`); what is left of `seconds` is scoring.
     """
 
     seconds: float
     n_bytes: int
     worst_bytes: int
+    fits: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,16 +121,18 @@ class CostModel:
         columns = self.columns(n_features, group.sample.n_components)
         fewest = self.columns(n_features, group.sample.n_components, least=True)
         fit = self._fit_shared if self.config.engine == "shared" else self._fit_alone
-        parts = [
-            fit(name, [(cell.cluster_class, dict(cell.params)) for cell in cells], n_rows, fewest, columns)
+        parts = {
+            name: fit(name, [(cell.cluster_class, dict(cell.params)) for cell in cells], n_rows, fewest, columns)
             for name, cells in self.parts(group.cells).items()
-        ]
+        }
         sample = min(n_rows, self.config.silhouette_rows)
         scoring = 2 * _SCORING_BYTES + 8 * sample * columns
+        own = 0 if self.config.engine != "shared" or warm_up.cache_info().currsize else _KERNEL_BYTES
         return Cost(
-            sum(part.seconds for part in parts) + self._score_seconds(len(group.cells), n_rows, columns),
-            4 * n_rows * fewest + max(part.n_bytes for part in parts),
-            4 * n_rows * columns + max(scoring, *(part.worst_bytes for part in parts)),
+            sum(part.seconds for part in parts.values()) + self._score_seconds(len(group.cells), n_rows, columns),
+            own + 4 * n_rows * fewest + max(part.n_bytes for part in parts.values()),
+            own + 4 * n_rows * columns + max(scoring, *(part.worst_bytes for part in parts.values())),
+            {name: part.seconds for name, part in parts.items()},
         )
 
     @staticmethod
@@ -138,16 +146,21 @@ class CostModel:
         """Predict one sweep, or one forest and its cuts."""
         if name == "KMeans":
             centres = sum(params.get("n_init", 10) * params.get("n_clusters", 8) for _, params in models)
-            operations = self._FACTORS["sweep"] * n_rows * columns * centres * self._ITERATIONS
-            return Cost(self.seconds_per_operation * operations, 6 * n_rows * fewest, 6 * n_rows * columns)
-        largest = max(params.get("min_samples") or params["min_cluster_size"] for _, params in models)
-        largest = min(largest, n_rows)
+            most = max(params.get("n_clusters", 8) * params.get("n_init", 10) for _, params in models)
+            operations = n_rows * columns * (self._FACTORS["sweep"] * centres * self._ITERATIONS + _TRIALS * most)
+            largest = max(params.get("n_clusters", 8) for _, params in models)
+            certain, worst = (n_rows * (4 * width + 64) + largest * (60 * width + 64) for width in (fewest, columns))
+            return Cost(self.seconds_per_operation * operations, certain, worst)
+        largest = largest_min_samples([params for _, params in models], n_rows)
+        labels = 4 * n_rows * len(models)
+        if not largest:
+            return Cost(self._CELL_SECONDS * len(models), labels, labels)
         least, most = (ForestPlan.of(n_rows, width, largest, 0) for width in (fewest, columns))
         held = ForestPlan.of(n_rows, columns, largest, 1 << 62)
         pairs = self._FACTORS["pairs"] * n_rows * n_rows * columns
         lists = self._FACTORS["lists"] * n_rows * held.passing.n_neighbors * columns
         seconds = self.seconds_per_operation * (pairs + lists) + self._CELL_SECONDS * len(models)
-        return Cost(seconds, least.n_bytes, max(most.n_bytes, held.n_bytes))
+        return Cost(seconds, least.n_bytes + labels, max(most.n_bytes, held.n_bytes) + labels)
 
     def _fit_alone(self, name: str, models: list[Model], n_rows: int, fewest: int, columns: int) -> Cost:
         """Predict fits of one estimator by scikit-learn, one after the other."""
@@ -202,8 +215,6 @@ def predict(config: Config, loader: DataLoader) -> list[Prediction]:
     A refined stage depends on scores that are not there yet: it is predicted with as many of the dearest cells of the
     grid it refines as it can have.
     """
-    import toolkit.grid.fit  # noqa: F401 (what they take is part of what the process holds)
-
     costs = CostModel(config)
     parts: list[Prediction] = []
     reduced: set[Sample] = set()

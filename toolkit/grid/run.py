@@ -15,7 +15,7 @@ from toolkit.descriptors.cache import digest
 from toolkit.descriptors.keeper import DataKeeper, Reduced, Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError
-from toolkit.grid.fit import Settings, fit_and_score
+from toolkit.grid.fit import Settings, fit_and_score, warm_up
 from toolkit.grid.folder import RunFolder
 from toolkit.grid.forests import Forests
 from toolkit.grid.plan import Cell, Group, check_descriptors, group_cells, stage_cells
@@ -104,6 +104,8 @@ class Run:
         """
         with RunFolder(self.out) as self.folder:
             self.folder.check(self.config.identity())
+            if self.config.engine == "shared":
+                warm_up()
             parts = predict(self.config, self.loader)
             check_memory(parts, self.memory)
             if not (self.out / "cache").exists():
@@ -151,8 +153,8 @@ class Run:
         groups = group_cells(pending)
         seconds = [self._cost(group).seconds for group in groups]
         with self.reporter.track(stage.name, sum(seconds)) as task:
-            for group, predicted in zip(groups, seconds, strict=True):
-                self._fit_group(group, predicted, task, errors)
+            for group in groups:
+                self._fit_group(group, task, errors)
         if cells and len(errors) == len(cells):
             first = next(iter(errors.values()))
             raise InputError(f"all {len(cells)} models of stage {stage.name} failed, the first with {first}")
@@ -187,14 +189,20 @@ class Run:
                     f"out; they are listed in {self.out / 'quarantine.csv'}"
                 )
 
-    def _fit_group(self, group: Group, predicted: float, task: Task, errors: dict[str, str]) -> None:
+    def _fit_group(self, group: Group, task: Task, errors: dict[str, str]) -> None:
         what = f"{group.sample.descriptor} {group.scaler} ({len(self._reduced[group.sample].rows):,} rows)"
-        self.memory.require(self._cost(group).n_bytes, what)
+        cost = self._cost(group)
+        self.memory.require(cost.n_bytes, what)
         X = self.keeper.scale(group.sample, group.scaler)
         key = digest(self.fingerprints[group.sample.descriptor], *group.sample.identity(), group.scaler)
         models = [(cell.cluster_class, dict(cell.params)) for cell in group.cells]
+        of_part = cost.fits | {"scores": cost.seconds - sum(cost.fits.values())}
         batches = fit_and_score(
-            models, X, self.settings, forest_of=lambda min_samples: self.forests.get(key, X, min_samples)
+            models,
+            X,
+            self.settings,
+            forest_of=lambda min_samples, advance: self.forests.get(key, X, min_samples, advance=advance),
+            advance=lambda part, share: task.advance(share * of_part[part], f"{what} {part}"),
         )
         for batch in batches:
             finished = {}
@@ -210,7 +218,6 @@ class Run:
             if finished:
                 self.store.commit(finished)
             self.n_fitted += len(finished)
-            task.advance(predicted * len(batch) / len(group.cells), name)
 
     def _row(self, cell: Cell, errors: dict[str, str]) -> dict[str, Any]:
         model = self._id(cell)
