@@ -15,8 +15,8 @@ from toolkit.progress import Reporter
 SETTINGS = Settings("shared", "exclude", 1000, 0, MemoryBudget(1 << 40))
 
 
-@pytest.fixture
-def X():
+@pytest.fixture(name="X")
+def three_groups():
     rng = np.random.default_rng(0)
     return (rng.normal(size=(300, 4)) + 6 * rng.integers(0, 3, (300, 1))).astype(np.float32)
 
