@@ -22,7 +22,7 @@ from toolkit.cluster.estimators import kmeans_sweep
 from toolkit.memory import MemoryBudget, format_size, peak_bytes, reset_peak
 from toolkit.score.partition import score_labellings
 
-ROWS = (50_000, 100_000)
+ROWS = (50_000, 100_000, 416_314)
 SEED_ROWS = 416_314
 SEED_COLUMNS = (250, 150, 100, 150)
 SEED_KS = (range(2, 16), range(2, 16), range(2, 31), range(2, 16))
