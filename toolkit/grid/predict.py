@@ -91,7 +91,7 @@ class CostModel:
     _ITERATIONS = 30
     _FACTORS = {  # noqa: RUF012
         "KMeans": 4.0, "DBSCAN": 4.0, "HDBSCAN": 80.0, "covariance": 3.0,
-        "sweep": 0.7, "pairs": 0.7, "lists": 1.0, "silhouette": 10.0, "variance": 10.0,
+        "sweep": 0.7, "pairs": 0.9, "lists": 60.0, "silhouette": 10.0, "variance": 10.0,
     }  # fmt: skip
     _CELL_SECONDS = 0.02
 
