@@ -371,6 +371,14 @@ def test_hdbscan_does_not_depend_on_the_order_of_the_rows(kind, n, d):
             )
 
 
+def test_relative_validity_prefers_the_clusters_that_are_there():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 3, 300)
+    forest = DensityForest(5).fit(rng.normal(size=(300, 2)) + 20 * true[:, None])
+    assert forest.relative_validity(true, min_samples=5) > 0.5
+    assert forest.relative_validity(rng.permutation(true), min_samples=5) < 0
+
+
 # What must change nothing
 def results(forest):
     found = []

@@ -22,6 +22,7 @@ from toolkit.cluster.trees import CondensedTree, build_hierarchy, condense, glos
 from toolkit.descriptors.cache import digest, file_digest, load_arrays, save_arrays
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.memory import MemoryBudget, format_size, n_threads
+from toolkit.score.density import relative_validity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -362,6 +363,17 @@ class DensityForest:
         """
         size = max(2, require_integer("min_samples", min_samples)) if min_cluster_size is None else min_cluster_size
         return glosh(self.condensed_tree(size, min_samples))
+
+    def relative_validity(self, labels: np.ndarray, *, min_samples: int) -> float:
+        """Return hdbscan's fast stand-in for DBCV, from the spanning tree; see `toolkit.score.density`.
+
+        Parameters
+        ----------
+        labels : ndarray (n_samples,) int
+            -1 is noise.
+        min_samples : int
+        """
+        return relative_validity(self.mst(min_samples=min_samples), labels)
 
     # On disk
     @property
