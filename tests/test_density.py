@@ -18,7 +18,7 @@ from toolkit.cluster.lists import NeighborLists
 from toolkit.cluster.neighbors import PassPlan, find_neighbors
 from toolkit.cluster.points import Points, Products
 from toolkit.errors import InputError, MemoryBudgetError
-from toolkit.memory import resident_bytes
+from toolkit.memory import MemoryBudget, resident_bytes
 
 
 def normal(rng, n, d):
@@ -405,7 +405,7 @@ def test_spilling_threads_and_precision_change_nothing(matrix, tmp_path, monkeyp
     assert plan.spilled
     free = plan.n_bytes
     with monkeypatch.context() as patched:
-        patched.setattr(DensityForest, "_free", lambda *_: free)
+        patched.setattr(MemoryBudget, "free", property(lambda _: free))
         spilled = DensityForest([2, 20], folder=tmp_path).fit(matrix)
         assert spilled._lists.folder is not None
         assert_same(results(spilled), expected)
@@ -497,7 +497,7 @@ def test_what_does_not_fit_is_refused_with_numbers(monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     free = ForestPlan.of(len(X), X.shape[1], 512, 0).n_bytes + (1 << 20)
-    monkeypatch.setattr(DensityForest, "_free", lambda *_: free)
+    monkeypatch.setattr(MemoryBudget, "free", property(lambda _: free))
     with pytest.raises(MemoryBudgetError, match=r"take 13.5 MiB, but .* 1000 B of the disk"):
         DensityForest(512, folder=tmp_path).fit(X)
 

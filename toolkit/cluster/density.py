@@ -148,7 +148,7 @@ class DensityForest:
         points = Points.of(X)
         self.n_samples, self.n_features = X.shape
         self._index_of, self._first, self._counts = points.index_of, points.first, points.counts
-        plan = ForestPlan.of(len(points.X), self.n_features, self.min_samples[-1], self._free(memory))
+        plan = ForestPlan.of(len(points.X), self.n_features, self.min_samples[-1], memory.free)
         lists = self._room_for_lists(plan, memory)
         products = Products.of(points.X, plan.passing.sample_first())
         find_neighbors(points.X, products, lists, plan.passing, advance=lambda share: advance(0.95 * share))
@@ -164,10 +164,6 @@ class DensityForest:
         self._lists, self._trees = lists, trees
         advance(0.05)
         return self
-
-    @staticmethod
-    def _free(memory: MemoryBudget) -> int:
-        return memory.free
 
     def _room_for_lists(self, plan: ForestPlan, memory: MemoryBudget) -> NeighborLists:
         passing = plan.passing

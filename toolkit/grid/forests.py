@@ -47,12 +47,11 @@ class Forests:
             except InputError as error:
                 self.reporter.warn(f"{error} (done now)")
             else:
-                if kept.n_samples != len(X) or kept.n_features != X.shape[1]:
-                    kept.min_samples = []  # of another matrix
-                if kept.min_samples and kept.min_samples[-1] >= min_samples[-1]:
-                    advance(1.0)
-                    return kept
-                min_samples = sorted({*min_samples, *kept.min_samples})
+                if (kept.n_samples, kept.n_features) == X.shape:
+                    if kept.min_samples[-1] >= min_samples[-1]:
+                        advance(1.0)
+                        return kept
+                    min_samples = sorted({*min_samples, *kept.min_samples})
                 del kept
             shutil.rmtree(path, ignore_errors=True)
         start = time.monotonic()
