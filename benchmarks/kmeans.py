@@ -88,8 +88,10 @@ def quality(X: np.ndarray, n_init: int) -> None:
     best = np.min([np.min(values, axis=0) for values in found.values()], axis=0)
     for name, values in found.items():
         excess = 100 * (np.array(values) / best - 1)
+        ratio = np.array(found["ours"]) / np.array(values)
         print(
-            f"| {n_init} | {name} | {excess.mean():.3f} | {excess.max():.2f} | {np.mean(excess < 0.1):.2f} |",
+            f"| {n_init} | {name} | {excess.mean():.3f} | {excess.max():.2f} | {np.mean(excess < 0.1):.2f} "
+            f"| {ratio.max():.4f} |",
             flush=True,
         )
 

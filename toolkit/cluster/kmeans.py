@@ -12,7 +12,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -91,7 +91,7 @@ class _Models:
         self.data = data
         self.workers = n_threads()
         self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        label_type = label_dtype(max(sizes))
+        label_type = kernels.label_dtype(max(sizes))
         self.labels = np.zeros((n_models, data.n_samples), label_type)
         self.summed = np.zeros((n_models, data.n_samples), label_type)
         self.until = np.full((n_models, data.n_samples), -1, np.float32)
@@ -186,11 +186,6 @@ def finish(X: np.ndarray, centres: np.ndarray, labels: np.ndarray, n_iter: int, 
     return Fit(centres, labels.astype(np.int32), float(sums.sum()), n_iter)
 
 
-def label_dtype(n_clusters: int) -> type[np.integer[Any]]:
-    """Return the type in which labels are kept while models are fitted."""
-    return np.uint16 if n_clusters <= 1 << 16 else np.int32
-
-
 def lloyd(
     data: Matrix, starts: Sequence[np.ndarray], *, max_iter: int, tol: float, share: Share
 ) -> Iterator[tuple[int, Fit]]:
@@ -278,32 +273,29 @@ def sweep(
         If not even one model fits.
     """
     n, d = X.shape
-    jobs = [(k, start) for k in sorted(n_clusters) for start in range(n_init)]
-    n_models, work = len(jobs), n * d * sum(k for k, _ in jobs)
-    workers = 1 if work < _SMALL_WORK else min(n_threads(), -(-n // BLOCK))
-    memory.require(
-        n * (4 * padded(d) + 16) + seeds.seeding_bytes(n, n_init) + _scratch(max(n_clusters), d) * workers, "KMeans"
-    )
+    workers = 1 if n * d * n_init * sum(n_clusters) < _SMALL_WORK else min(n_threads(), -(-n // BLOCK))
+    fixed = n * (4 * padded(d) + 16) + _scratch(max(n_clusters), d) * workers
+    memory.require(fixed + seeds.seeding_bytes(n, d, [max(n_clusters)], n_init), "KMeans")
     best = _Best()
     with threads(workers) as share:
         data = Matrix.of(X, share)
-        order = None
-        if isinstance(init, str):
-            streams = seeds.generators(seed, n_init)
-            if init == "random":
-                order = seeds.random_rows(n, max(n_clusters), streams)
+        left = sorted(n_clusters)
+        while left:
+            together = [seeds.seeding_bytes(n, d, left[: i + 1], n_init) <= memory.free // 2 for i in range(len(left))]
+            part, left = left[: max(1, sum(together))], left[max(1, sum(together)) :]
+            if not isinstance(init, str):
+                starts = {k: np.asarray(init, np.float64)[None] for k in part}
+            elif init == "random":
+                starts = seeds.random_rows(X, part, seeds.generators(seed, n_init))
             else:
-                order = seeds.plus_plus(data, max(n_clusters), streams, share)
-        while jobs:
-            together = _that_fit(jobs, n, d, workers, memory)
-            part, jobs = jobs[:together], jobs[together:]
-            starts = [
-                np.asarray(init, np.float64) if order is None else X[order[start, :k]].astype(np.float64)
-                for k, start in part
-            ]
-            for index, fit in lloyd(data, starts, max_iter=max_iter, tol=tol * data.variance, share=share):
-                best.take(*part[index], fit)
-                advance(1 / n_models)
+                starts = seeds.plus_plus(data, part, seeds.generators(seed, n_init), share)
+            jobs = [(k, start) for k in part for start in range(n_init)]
+            while jobs:
+                models, jobs = _that_fit(jobs, n, d, workers, memory)
+                centres = [starts[k][start] for k, start in models]
+                for index, fit in lloyd(data, centres, max_iter=max_iter, tol=tol * data.variance, share=share):
+                    best.take(*models[index], fit)
+                    advance(1 / (n_init * len(n_clusters)))
     return {k: best.fits[k] for k in n_clusters}
 
 
@@ -313,15 +305,18 @@ def _scratch(n_clusters: int, n_features: int) -> int:
     return 4 * (width * padded(n_features) + (width + n_clusters) * BLOCK) + 64 * BLOCK
 
 
-def _that_fit(jobs: Sequence[tuple[int, int]], n: int, d: int, workers: int, memory: MemoryBudget) -> int:
-    """Return how many of the next models fit into memory together."""
+def _that_fit(
+    jobs: list[tuple[int, int]], n: int, d: int, workers: int, memory: MemoryBudget
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Split models into those that fit into memory together and those that are left for later."""
     largest = max(k for k, _ in jobs)
-    label_bytes = np.dtype(label_dtype(largest)).itemsize
+    label_bytes = np.dtype(kernels.label_dtype(largest)).itemsize
     held = [n * (2 * label_bytes + 4) + 4 * (n // BLOCK + 1) + k * (60 * d + 64) for k, _ in jobs]
     fixed = workers * _scratch(largest, d) + 28 * n + n * 4 * len({k for k, _ in jobs})
     memory.require(fixed + max(held), f"KMeans, one model of {largest} clusters at a time")
     free = memory.free - fixed
-    return max(1, sum(total <= free for total in itertools.accumulate(held)))
+    together = max(1, sum(total <= free for total in itertools.accumulate(held)))
+    return jobs[:together], jobs[together:]
 
 
 def assign(X: np.ndarray, centres: np.ndarray) -> Fit:

@@ -33,6 +33,11 @@ _ZERO, _ONE, _TWO, _SLACK, _FAR = (np.float32(value) for value in (0, 1, 2, SLAC
 _LANES = 8
 
 
+def label_dtype(n_clusters: int) -> type[np.integer[Any]]:
+    """Return the type in which labels are kept while models are fitted."""
+    return np.uint16 if n_clusters <= 1 << 16 else np.int32
+
+
 @kernel
 def squared_distance(X: np.ndarray, i: int, C: np.ndarray, j: int) -> float:
     """Return ``|X[i] - C[j]|^2``: float64 differences, eight running sums, added in a fixed order."""

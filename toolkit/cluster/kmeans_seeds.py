@@ -1,6 +1,7 @@
-"""Where KMeans starts: k-means++ orderings for all starts at once, or random rows.
+"""Where KMeans starts: merged k-means++ prototypes for all starts and all numbers of clusters at once, or random rows.
 
-An ordering's first k rows are the seeds for k clusters: nothing in a step depends on how many steps follow.
+An ordering's first rows are the seeds of every smaller number of clusters: nothing in a step depends on how many steps
+follow.
 """
 
 from __future__ import annotations
@@ -9,19 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.cluster.kmeans_kernels import BLOCK, kernel, squared_distance
+from toolkit.cluster.kmeans_kernels import BLOCK, kernel, label_dtype, move_rows, squared_distance
+from toolkit.cluster.kmeans_merge import merge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from toolkit.cluster.kmeans_matrix import Matrix, Share
 
-_TRIALS = 8  # scikit-learn takes 2 + int(log(k)), which stays at or below this up to k = 1,096
 _GROUP = 16  # starts that share a product; fixed, so that a start's products have the same shape in any budget
 _BLOCKS_AT_ONCE = 8
+_FEW = 16  # prototypes at least: with fewer, too little is left to choose for a small number of clusters
+_VARIETY = 8  # numbers of prototypes that starts take in turn: where all merge alike, more starts would not help
 
 
-def seeding_bytes(n_samples: int, n_init: int) -> int:
-    """Return what `plus_plus` holds beside the data, in bytes."""
-    return n_samples * min(n_init, _GROUP) * 4
+def seeding_bytes(n_samples: int, n_features: int, n_clusters: Sequence[int], n_init: int) -> int:
+    """Return what `plus_plus` holds beside the data, its result included, in bytes."""
+    most, group = _most_prototypes(max(n_clusters), n_samples), min(n_init, _GROUP)
+    by_row = 4 + 2 * np.dtype(label_dtype(most)).itemsize
+    centres = 8 * n_features * (n_init * sum(n_clusters) + group * 2 * most + 8 * most)
+    return n_samples * group * by_row + centres + group * 32 * most
 
 
 def generators(seed: int, n_init: int) -> list[np.random.Generator]:
@@ -29,68 +37,124 @@ def generators(seed: int, n_init: int) -> list[np.random.Generator]:
     return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(n_init)]
 
 
-def random_rows(n_samples: int, n_clusters: int, streams: list[np.random.Generator]) -> np.ndarray:
-    """Return different rows, every order equally likely: (n_init, n_clusters) int64."""
-    return np.stack([stream.permutation(n_samples)[:n_clusters] for stream in streams]).astype(np.int64)
+def random_rows(X: np.ndarray, n_clusters: Sequence[int], streams: list[np.random.Generator]) -> dict[int, np.ndarray]:
+    """Return different rows, every order equally likely, in the form of `plus_plus`."""
+    order = np.stack([stream.permutation(len(X))[: max(n_clusters)] for stream in streams])
+    return {k: X[order[:, :k]].astype(np.float64) for k in n_clusters}
 
 
 def plus_plus(
-    data: Matrix,
-    n_clusters: int,
-    streams: list[np.random.Generator],
-    share: Share,
-) -> np.ndarray:
-    """Return greedy k-means++ orderings, (n_init, n_clusters) int64 row numbers.
+    data: Matrix, n_clusters: Sequence[int], streams: list[np.random.Generator], share: Share
+) -> dict[int, np.ndarray]:
+    """Return initial centres: k-means++ prototypes, moved to the means of their rows, merged to fewer.
 
     The first row of a start is drawn evenly, every further one with probability proportional to the squared distance
-    to the nearest row so far; of several drawn, the one that leaves the smallest sum of squared distances is taken
-    (Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding", also for the greedy variant).
+    to the nearest row so far; of several drawn (as many as scikit-learn draws), the one that leaves the smallest sum of
+    squared distances is taken (Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding", also for
+    the greedy variant). At least twice as many rows as clusters are drawn; the means of the rows nearest to each are
+    merged by `kmeans_merge`. One such start ends about where ten starts from single rows do (benchmarks/kmeans.py).
 
     Parameters
     ----------
     data : Matrix
-    n_clusters : int
+    n_clusters : sequence of int
+        Different, each at most n_samples.
     streams : list of Generator
         One per start.
     share : callable
         ``share(function, items)`` calls the function for every item, on all threads.
+
+    Returns
+    -------
+    dict of int to ndarray (n_init, n_clusters, n_features) float64
     """
-    groups = [streams[i : i + _GROUP] for i in range(0, len(streams), _GROUP)]
-    return np.concatenate([_order_group(data, n_clusters, group, share) for group in groups])
+    starts = {k: np.empty((len(streams), k, data.X.shape[1])) for k in n_clusters}
+    for i in range(0, len(streams), _GROUP):
+        part = {k: centres[i : i + _GROUP] for k, centres in starts.items()}
+        _seed_group(data, part, streams[i : i + _GROUP], share)
+    return starts
 
 
-def _order_group(
-    data: Matrix,
-    n_clusters: int,
-    streams: list[np.random.Generator],
-    share: Share,
-) -> np.ndarray:
-    n_starts = len(streams)
-    order = np.empty((n_starts, n_clusters), np.int64)
-    order[:, 0] = [stream.integers(data.n_samples) for stream in streams]
-    closest = np.full((n_starts, data.n_samples), np.inf, np.float32)
+def _most_prototypes(k: int, n_samples: int) -> int:
+    return min(max(2 * k, _FEW + _VARIETY - 1), n_samples)
+
+
+def _n_prototypes(k: int, start: int, n_samples: int) -> int:
+    """Return how many prototypes are merged to k clusters."""
+    return min(max(2 * k, _FEW + start % _VARIETY), n_samples)
+
+
+def _seed_group(data: Matrix, starts: dict[int, np.ndarray], streams: list[np.random.Generator], share: Share) -> None:
+    """Fill in the initial centres of up to `_GROUP` starts."""
+    n_starts, n_samples, d = len(streams), data.n_samples, data.X.shape[1]
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for k in starts:
+        for s in range(n_starts):
+            wanted.setdefault(_n_prototypes(k, s, n_samples), []).append((k, s))
+    n_seeds = max(wanted)
+    order = np.empty((n_starts, n_seeds), np.int64)
+    order[:, 0] = [stream.integers(n_samples) for stream in streams]
+    closest = np.full((n_starts, n_samples), np.inf, np.float32)
+    owner, summed = np.zeros((2, n_starts, n_samples), label_dtype(n_seeds))
+    changed = np.zeros((n_starts, data.n_blocks), np.int32)
+    fresh = np.ones(n_starts, np.bool_)
+    first = np.arange(n_starts + 1) * n_seeds
+    high, rest = np.zeros((2, n_starts * n_seeds, d))
+    counts = np.zeros(n_starts * n_seeds, np.int64)
     sums = np.empty((data.n_blocks, n_starts))
-    bursts = range(0, data.n_blocks, _BLOCKS_AT_ONCE)
-    for step in range(1, n_clusters):
-        chosen = np.ascontiguousarray(order[:, step - 1])
 
-        def absorb(burst: int, chosen: np.ndarray = chosen) -> None:
-            _absorb(*data.arrays, burst, _BLOCKS_AT_ONCE, chosen, closest, sums)
+    def start_from(k: int, s: int, n_prototypes: int) -> None:
+        own = slice(first[s], first[s] + n_prototypes)
+        held = np.flatnonzero(counts[own])  # a seed that equals an earlier one has no rows
+        if len(held) < k:
+            starts[k][s] = data.X[order[s, :k]]
+            return
+        totals, sizes = (high[own] + rest[own])[held], counts[own][held].astype(np.float64)
+        means = totals / sizes[:, None]
+        labels = merge((means - data.mean) * data.scale, sizes, k)
+        for j in range(k):
+            mine = labels == j
+            starts[k][s, j] = totals[mine].sum(axis=0) / sizes[mine].sum()
 
-        share(absorb, bursts)
-        n_trials = max(_TRIALS, 2 + int(np.log(step + 1)))
-        drawn = np.empty((n_starts, n_trials), np.int64)
-        for start, stream in enumerate(streams):
-            _draw(np.cumsum(sums[:, start]), closest[start], stream.random(n_trials), drawn[start])
-        left = np.empty((data.n_blocks, n_starts * n_trials))
+    for step in range(1, n_seeds + 1):
 
-        def try_out(burst: int, drawn: np.ndarray = drawn, left: np.ndarray = left) -> None:
-            _try_out(*data.arrays, burst, _BLOCKS_AT_ONCE, drawn.ravel(), closest, left)
+        def absorb(burst: int, step: int = step) -> None:
+            chosen = np.ascontiguousarray(order[:, step - 1])
+            _absorb(*data.arrays, burst, _BLOCKS_AT_ONCE, chosen, step - 1, closest, owner, changed, sums)
 
-        share(try_out, bursts)
-        best = left.sum(axis=0).reshape(n_starts, n_trials).argmin(axis=1)
-        order[:, step] = drawn[np.arange(n_starts), best]
-    return order
+        share(absorb, range(0, data.n_blocks, _BLOCKS_AT_ONCE))
+        if step in wanted:
+            due = np.unique([s for _, s in wanted[step]])
+
+            def add_up(i: int, due: np.ndarray = due) -> None:
+                move_rows(data.X, due[i : i + 1], fresh, first, owner, summed, changed, high, rest, counts)
+
+            def begin(i: int, step: int = step) -> None:
+                start_from(*wanted[step][i], step)
+
+            share(add_up, range(len(due)))
+            changed[due], fresh[due] = 0, False
+            share(begin, range(len(wanted[step])))
+        if step < n_seeds:
+            order[:, step] = _next_rows(data, streams, step, closest, sums, share)
+
+
+def _next_rows(
+    data: Matrix, streams: list[np.random.Generator], step: int, closest: np.ndarray, sums: np.ndarray, share: Share
+) -> np.ndarray:
+    """Draw rows for every start and return the best of each, (n_starts,) int64."""
+    n_starts, n_trials = len(streams), 2 + int(np.log(step + 1))
+    drawn = np.empty((n_starts, n_trials), np.int64)
+    for s, stream in enumerate(streams):
+        _draw(np.cumsum(sums[:, s]), closest[s], stream.random(n_trials), drawn[s])
+    left = np.empty((data.n_blocks, n_starts * n_trials))
+
+    def try_out(burst: int) -> None:
+        _try_out(*data.arrays, burst, _BLOCKS_AT_ONCE, drawn.ravel(), closest, left)
+
+    share(try_out, range(0, data.n_blocks, _BLOCKS_AT_ONCE))
+    best = left.sum(axis=0).reshape(n_starts, n_trials).argmin(axis=1)
+    return drawn[np.arange(n_starts), best]
 
 
 @kernel
@@ -159,10 +223,13 @@ def _absorb(
     burst: int,
     n_blocks: int,
     chosen: np.ndarray,
+    number: int,
     closest: np.ndarray,
+    owner: np.ndarray,
+    changed: np.ndarray,
     sums: np.ndarray,
 ) -> None:
-    """Let the chosen row of every start shorten `closest`, and sum it up by block."""
+    """Let the chosen row of every start, the start's `number`-th, own what it is closest to; sum up `closest`."""
     rows = np.empty((len(chosen), Z.shape[1]), np.float32)
     for s in range(len(chosen)):
         rows[s] = Z[chosen[s]]
@@ -172,9 +239,14 @@ def _absorb(
         for s in range(len(chosen)):
             _distances(X, scale, length, square, start, chosen[s], products[s], closest[s])
             total = 0.0
+            n_changed = 0
             for i in range(start, stop):
-                closest[s, i] = min(closest[s, i], products[s, i - start])
+                nearer = products[s, i - start] < closest[s, i]
+                closest[s, i] = products[s, i - start] if nearer else closest[s, i]
+                owner[s, i] = number if nearer else owner[s, i]
+                n_changed += nearer
                 total += np.float64(closest[s, i])
+            changed[s, block] += n_changed
             sums[block, s] = total
 
 

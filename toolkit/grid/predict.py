@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Model = tuple[str, dict[str, Any]]  # estimator, parameters
 
 _KERNEL_BYTES = 120 << 20  # of compiled code, until it is loaded
-_TRIALS = 8  # rows that are tried for each centre of k-means++
+_SEEDING = 8  # rows that are tried for k-means++, for each cluster: 4 for each of two prototypes
 _SCORING_BYTES = 24 << 20  # of tiles and sums, for each thread
 
 
@@ -147,7 +147,7 @@ class CostModel:
         if name == "KMeans":
             centres = sum(params.get("n_init", 10) * params.get("n_clusters", 8) for _, params in models)
             most = max(params.get("n_clusters", 8) * params.get("n_init", 10) for _, params in models)
-            operations = n_rows * columns * (self._FACTORS["sweep"] * centres * self._ITERATIONS + _TRIALS * most)
+            operations = n_rows * columns * (self._FACTORS["sweep"] * centres * self._ITERATIONS + _SEEDING * most)
             largest = max(params.get("n_clusters", 8) for _, params in models)
             certain, worst = (n_rows * (4 * width + 64) + largest * (60 * width + 64) for width in (fewest, columns))
             return Cost(self.seconds_per_operation * operations, certain, worst)
