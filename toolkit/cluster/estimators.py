@@ -83,6 +83,7 @@ def kmeans_sweep(
     random_state : int, RandomState, Generator or None
         Every start draws from a stream of its own.
     init : {"k-means++", "random"} or array-like (n_clusters, n_features)
+        "k-means++" draws twice as many rows or more, and merges them; see `kmeans_seeds.plus_plus`.
     max_iter : int
         Iterations at most.
     tol : float
@@ -177,7 +178,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     n_clusters : int
         From 1 to n_samples.
     init : {"k-means++", "random"} or array-like (n_clusters, n_features)
-        A function is not supported.
+        "k-means++" draws twice as many rows or more, and merges them; see `kmeans_seeds.plus_plus`. A function is not
+        supported.
     n_init : int or "auto"
         Starts, of which the best is kept; "auto" is 10 for "random", else 1.
     max_iter : int

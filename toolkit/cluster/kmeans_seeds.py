@@ -154,7 +154,8 @@ def _next_rows(
 
     share(try_out, range(0, data.n_blocks, _BLOCKS_AT_ONCE))
     best = left.sum(axis=0).reshape(n_starts, n_trials).argmin(axis=1)
-    return drawn[np.arange(n_starts), best]
+    chosen: np.ndarray = drawn[np.arange(n_starts), best]
+    return chosen
 
 
 @kernel
