@@ -12,8 +12,9 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import toolkit
-from toolkit.cluster import mst, neighbors
-from toolkit.cluster.density import DensityForest, ForestPlan
+from toolkit.cluster import mst, neighbors, unlisted
+from toolkit.cluster.density import DensityForest
+from toolkit.cluster.forest_plan import ForestPlan
 from toolkit.cluster.lists import NeighborLists
 from toolkit.cluster.neighbors import PassPlan, find_neighbors
 from toolkit.cluster.points import Points, Products
@@ -413,7 +414,7 @@ def test_spilling_threads_and_precision_change_nothing(matrix, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patched:
         patched.setattr(neighbors, "n_threads", lambda: 5)
-        patched.setattr(mst, "n_threads", lambda: 5)
+        patched.setattr(unlisted, "n_threads", lambda: 5)
         assert_same(results(DensityForest([2, 20]).fit(matrix)), expected)
     assert_same(results(DensityForest([2, 20]).fit(matrix.astype(np.float64))), expected)
 

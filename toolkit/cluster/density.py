@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -12,27 +10,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numba import njit
 
-from toolkit.atomic import atomic_folder, scratch_folder, write_text
+from toolkit.atomic import atomic_folder, write_text
 from toolkit.cluster.arguments import check_matrix, require_choice, require_integer, require_number
-from toolkit.cluster.lists import ENTRY_BYTES, NeighborLists
-from toolkit.cluster.mst import TABLE_BYTES, Edges, join, largest_spanning_tree, smaller_spanning_tree
-from toolkit.cluster.neighbors import PassPlan, find_neighbors
-from toolkit.cluster.points import Points, Products, measure
+from toolkit.cluster.forest_plan import BYTES_PER_POINT, list_neighbors
+from toolkit.cluster.lists import ENTRY_BYTES, Edges, NeighborLists, save_lists
+from toolkit.cluster.mst import join, largest_spanning_tree, smaller_spanning_tree
+from toolkit.cluster.points import Points, measure
 from toolkit.cluster.trees import CondensedTree, build_hierarchy, condense, glosh, label_rows, select_clusters
 from toolkit.descriptors.cache import digest, file_digest, load_arrays, save_arrays
-from toolkit.errors import InputError, MemoryBudgetError
-from toolkit.memory import MemoryBudget, format_size, n_threads
+from toolkit.errors import InputError
+from toolkit.memory import MemoryBudget
 from toolkit.score.density import relative_validity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from toolkit.cluster.lists import Lists
     from toolkit.cluster.trees import Hierarchy
 
 _VERSION = 1  # of the saved form
-_LEAST_NEIGHBORS = 64  # shorter lists leave too many components open to the spanning trees
-_BYTES_PER_POINT = 512  # trees for seven values of min_samples, and labels
-_TILE_BYTES = 24 << 20  # of products, for each thread
 METHODS = ("eom", "leaf")
 
 
@@ -42,40 +38,6 @@ class SpanningTree(NamedTuple):
     i: np.ndarray
     j: np.ndarray
     distance: np.ndarray
-
-
-@dataclass(frozen=True)
-class ForestPlan:
-    """What a forest takes, and how it fits.
-
-    Attributes
-    ----------
-    passing : PassPlan
-    n_bytes : int
-        Resident memory beside the matrix.
-    list_bytes : int
-        Of the neighbour lists, in memory or on disk.
-    spilled : bool
-        Whether the lists are on disk.
-    """
-
-    passing: PassPlan
-    n_bytes: int
-    list_bytes: int
-    spilled: bool
-
-    @classmethod
-    def of(cls, n_points: int, n_features: int, min_samples: int, n_free: int) -> ForestPlan:
-        """Plan a forest for `n_points` distinct rows within `n_free` bytes, or with as few as possible."""
-        n_neighbors = min(n_points, max(min_samples, _LEAST_NEIGHBORS))
-        lists = n_points * n_neighbors * ENTRY_BYTES
-        fixed = n_points * (4 * n_features + _BYTES_PER_POINT) + n_threads() * _TILE_BYTES
-        fixed += min(TABLE_BYTES, n_points**2)
-        fewest = PassPlan.of(n_points, n_neighbors, 0).n_bytes
-        spilled = fixed + lists + fewest > n_free
-        held = fixed + (0 if spilled else lists)
-        passing = PassPlan.of(n_points, n_neighbors, n_free - held)
-        return cls(passing, held + passing.n_bytes, lists, spilled)
 
 
 @dataclass
@@ -141,18 +103,20 @@ class DensityForest:
         MemoryBudgetError
             If not even the smallest blocks fit, or the lists fit neither into memory nor onto the disk.
         """
-        for name in ("_trees", "_lists", "_spill"):  # of an earlier fit: a failure leaves none, and frees their memory
+        for name in ("_trees", "_lists"):  # of an earlier fit: a failure leaves none, and frees their memory
             self.__dict__.pop(name, None)
         X = check_matrix(X)
         memory = MemoryBudget.resolve(self.memory)
         points = Points.of(X)
         self.n_samples, self.n_features = X.shape
         self._index_of, self._first, self._counts = points.index_of, points.first, points.counts
-        plan = ForestPlan.of(len(points.X), self.n_features, self.min_samples[-1], memory.free)
-        lists = self._room_for_lists(plan, memory)
-        products = Products.of(points.X, plan.passing.sample_first())
-        find_neighbors(points.X, products, lists, plan.passing, advance=lambda share: advance(0.95 * share))
-        del products
+        lists: Lists = list_neighbors(
+            points.X,
+            self.min_samples[-1],
+            memory=memory,
+            folder=self.folder,
+            advance=lambda share: advance(0.95 * share),
+        )
         values = sorted({min(value, self.n_samples) for value in self.min_samples})
         core = self._core(values[-1], lists)
         edges = largest_spanning_tree(core, lists, X=points.X)
@@ -164,26 +128,6 @@ class DensityForest:
         self._lists, self._trees = lists, trees
         advance(0.05)
         return self
-
-    def _room_for_lists(self, plan: ForestPlan, memory: MemoryBudget) -> NeighborLists:
-        passing = plan.passing
-        shape = passing.n_points, passing.n_neighbors
-        what = f"the neighbour pass over {shape[0]:,} rows with min_samples up to {self.min_samples[-1]}"
-        memory.require(plan.n_bytes, what)
-        if not plan.spilled:
-            return NeighborLists(*shape)
-        folder = Path(tempfile.gettempdir()) if self.folder is None else self.folder
-        if not folder.is_dir():
-            raise InputError(f"the folder {folder} for neighbour lists does not exist; make it first")
-        free = shutil.disk_usage(folder).free
-        if plan.list_bytes > free:
-            raise MemoryBudgetError(
-                f"the neighbour lists of {what} take {format_size(plan.list_bytes)}, but "
-                f"{format_size(max(memory.free, 0))} of memory and {format_size(free)} of the disk of {folder} are "
-                "free; raise --memory, free some space, or lower min_samples or fraction"
-            )
-        self._spill = scratch_folder(folder)  # removed with the forest
-        return NeighborLists(*shape, folder=Path(self._spill.name))
 
     # What every model is made from
     def _check_fitted(self) -> None:
@@ -200,14 +144,11 @@ class DensityForest:
             )
         return value
 
-    def _core(self, min_samples: int, lists: NeighborLists) -> np.ndarray:
+    def _core(self, min_samples: int, lists: Lists) -> np.ndarray:
         """Return the squared core distance of each point; inf if there are fewer rows."""
         if min_samples > self.n_samples:
             return np.full(len(self._first), np.inf)
-        core = np.empty(len(self._first))
-        for start, squared, indices in lists.blocks():
-            _core_distances(start, squared, indices, self._counts, min_samples, core)
-        return core
+        return lists.core(self._counts, min_samples)
 
     def _tree(self, min_samples: int) -> _Tree:
         if min_samples not in self._trees:
@@ -271,8 +212,7 @@ class DensityForest:
             n_edges = int(np.searchsorted(tree.edges.squared, squared_radius, side="right"))
             _label_cores(tree.edges.i[:n_edges], tree.edges.j[:n_edges], tree.core, squared_radius, labels[row])
         if (tree.core[:, None] > squared_radii).any():
-            for start, squared, indices in self._lists.blocks():
-                _label_borders(start, squared, indices, tree.core, squared_radii, labels)
+            self._lists.label_borders(tree.core, squared_radii, labels)
         return [row[self._index_of].astype(np.int64) for row in labels]
 
     def is_core(self, eps: float, min_samples: int) -> np.ndarray:
@@ -393,7 +333,7 @@ class DensityForest:
         if not path.parent.is_dir():
             raise InputError(f"the folder {path.parent} for the forest does not exist; make it first")
         with atomic_folder(path) as folder:
-            self._lists.save(folder)
+            save_lists(self._lists, folder)
             save_arrays(folder, index_of=self._index_of, first=self._first, counts=self._counts)
             _save_edges(folder, "spanning", self._spanning)
             for value, tree in self._trees.items():
@@ -439,7 +379,7 @@ class DensityForest:
         forest.n_samples, forest.n_features = content["n_samples"], content["n_features"]
         forest._index_of, forest._first, forest._counts = load_arrays(folder, "index_of", "first", "counts")
         shape = len(forest._first), content["n_neighbors"]
-        fits = shape[0] * (shape[1] * ENTRY_BYTES + _BYTES_PER_POINT) <= MemoryBudget.resolve(memory).free
+        fits = shape[0] * (shape[1] * ENTRY_BYTES + BYTES_PER_POINT) <= MemoryBudget.resolve(memory).free
         forest._lists = NeighborLists.open(folder, *shape, in_memory=fits)
         forest._spanning = _load_edges(folder, "spanning")
         forest._trees = {
@@ -447,17 +387,6 @@ class DensityForest:
             for value in content["trees"]
         }
         return forest
-
-
-@njit(nogil=True, cache=True)
-def _core_distances(start, squared, indices, counts, min_samples, core):  # type: ignore[no-untyped-def]
-    for row in range(len(squared)):
-        rows_within = 0
-        for u in range(squared.shape[1]):
-            rows_within += counts[indices[row, u]]
-            if rows_within >= min_samples:
-                core[start + row] = squared[row, u]
-                break
 
 
 @njit(nogil=True, cache=True)
@@ -478,26 +407,6 @@ def _label_cores(i, j, core, squared_radius, labels):  # type: ignore[no-untyped
             n_clusters += 1
         else:
             labels[point] = labels[root]
-
-
-@njit(nogil=True, cache=True)
-def _label_borders(start, squared, indices, core, squared_radii, labels):  # type: ignore[no-untyped-def]
-    """Give each point that is not core the lowest label among the core points within the radius.
-
-    It has fewer points within the radius than the list is long, so all of them are listed.
-    """
-    for row in range(len(squared)):
-        point = start + row
-        for which in range(len(squared_radii)):
-            if core[point] > squared_radii[which]:
-                lowest = -1
-                for u in range(squared.shape[1]):
-                    if squared[row, u] > squared_radii[which]:
-                        break
-                    other = indices[row, u]
-                    if core[other] <= squared_radii[which] and (lowest < 0 or labels[which, other] < lowest):
-                        lowest = labels[which, other]
-                labels[which, point] = lowest
 
 
 def _save_edges(folder: Path, name: str, edges: Edges) -> None:

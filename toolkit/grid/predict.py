@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.cluster.density import ForestPlan
+from toolkit.cluster.forest_plan import ForestPlan
 from toolkit.cluster.reference import LIST_BYTES
 from toolkit.cluster.shared import SHARED_BY, largest_min_samples
 from toolkit.config import PARAMETERS
