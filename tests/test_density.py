@@ -1,11 +1,11 @@
 """The density forest against brute force in float64 and scikit-learn, on inputs made to break it."""
 
 import warnings
-from functools import cache
 
 import numpy as np
 import pytest
 import sklearn.cluster
+from hard_data import KINDS, SHAPES, data, duplicates, far_blobs, heavy_tails, lattice, normal, offset, two_scales
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_rand_score
@@ -20,55 +20,6 @@ from toolkit.cluster.neighbors import PassPlan, find_neighbors
 from toolkit.cluster.points import Points, Products
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.memory import MemoryBudget, resident_bytes
-
-
-def normal(rng, n, d):
-    return rng.normal(size=(n, d))
-
-
-def lattice(rng, n, d):
-    return rng.integers(0, 4, (n, d)).astype(float)
-
-
-def duplicates(rng, n, d):
-    return rng.normal(size=(max(n // 7, 1), d))[rng.integers(0, max(n // 7, 1), n)]
-
-
-def constant_columns(rng, n, d):
-    X = rng.normal(size=(n, d))
-    X[:, ::2] = 7.25
-    return X
-
-
-def identical(rng, n, d):
-    return np.full((n, d), 3.5)
-
-
-def offset(rng, n, d):
-    return rng.normal(size=(n, d)) + 1000
-
-
-def two_scales(rng, n, d):
-    dense = rng.random(n) < 0.5
-    return np.where(dense[:, None], 0.05, 1.0) * rng.normal(size=(n, d)) + 4 * dense[:, None]
-
-
-def heavy_tails(rng, n, d):
-    return rng.standard_t(1, (n, d))
-
-
-def far_blobs(rng, n, d):
-    return rng.normal(size=(n, d)) + 40 * rng.integers(0, 6, (n, 1))
-
-
-KINDS = (normal, lattice, duplicates, constant_columns, identical, offset, two_scales, heavy_tails, far_blobs)
-SHAPES = ((1, 3), (2, 1), (7, 2), (150, 1), (260, 3), (200, 17), (150, 150), (120, 300))
-
-
-@cache
-def data(kind, n, d, seed=0):
-    """float32 values, so that both precisions hold the same numbers."""
-    return kind(np.random.default_rng([seed, n, d]), n, d).astype(np.float32)
 
 
 def squared_distances(X):

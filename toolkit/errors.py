@@ -23,6 +23,12 @@ class MissingPackageError(ToolkitError, ImportError):
     exit_code = 2
 
 
+class DeviceError(ToolkitError, RuntimeError):
+    """A GPU is asked for and cannot be used."""
+
+    exit_code = 2
+
+
 class InterruptedRunError(ToolkitError):
     """The user stopped a run."""
 

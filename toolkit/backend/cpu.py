@@ -1,4 +1,4 @@
-"""Work on blocks with all processors, in order."""
+"""The processors of this machine: work on blocks with all of them, in order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+
+    from toolkit.cluster.lists import Lists
+    from toolkit.memory import MemoryBudget
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,3 +45,22 @@ def ordered_map(function: Callable[[T], R], blocks: Iterable[T], *, workers: int
         finally:
             for future in pending:
                 future.cancel()
+
+
+class CpuBackend:
+    """NumPy, its BLAS and compiled loops; see `toolkit.backend.base.Backend`."""
+
+    name = "cpu"
+
+    def list_neighbors(  # noqa: D102
+        self,
+        X: np.ndarray,
+        min_samples: int,
+        *,
+        memory: MemoryBudget,
+        folder: Path | None,
+        advance: Callable[[float], None] = lambda _: None,
+    ) -> Lists:
+        from toolkit.cluster.forest_plan import list_neighbors
+
+        return list_neighbors(X, min_samples, memory=memory, folder=folder, advance=advance)

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from toolkit.errors import InputError, unknown
+from typing import TYPE_CHECKING
+
+from toolkit.backend.cpu import CpuBackend
+from toolkit.errors import ToolkitError, unknown
+
+if TYPE_CHECKING:
+    from toolkit.backend.base import Backend
 
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def choose_device(asked: str, engine: str) -> dict[str, str]:
-    """Return the device and the reason for it.
+def get_backend(device: str | Backend, memory: str | int | None = None) -> Backend:
+    """Return the backend of a device.
 
     Parameters
     ----------
-    asked : {"auto", "cpu", "cuda"}
-    engine : str
-        The engine that will fit the models.
+    device : {"auto", "cpu", "cuda"} or Backend
+        "auto" is a GPU where one can be used, and the CPU otherwise; a backend is returned as it is.
+    memory : str, int or None
+        Bytes of the GPU that may be taken; None is what is free.
 
     Raises
     ------
     InputError
-        If a GPU is asked for and the engine has no use for one: the CPU never stands in silently.
+        For another name.
+    ToolkitError
+        If a GPU is asked for and cannot be used: the CPU never stands in silently.
     """
-    if asked not in DEVICES:
-        raise unknown("device", asked, DEVICES)
-    if asked == "cuda":
-        raise InputError(f"--device cuda: engine {engine!r} runs on the CPU only; use --device auto or cpu")
-    reason = "asked for" if asked == "cpu" else f"auto: engine {engine!r} runs on the CPU"
-    return {"name": "cpu", "reason": reason}
+    return choose_backend(device, memory)[0]
+
+
+def choose_backend(device: str | Backend, memory: str | int | None = None) -> tuple[Backend, str]:
+    """Return the backend of a device, see `get_backend`, and the reason for it, for the record of a run."""
+    if not isinstance(device, str):
+        return device, "asked for"
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if device == "cpu":
+        return CpuBackend(), "asked for"
+    from toolkit.backend.cuda import CudaBackend
+
+    try:
+        return CudaBackend(memory=memory), "asked for" if device == "cuda" else "auto: a GPU can be used"
+    except ToolkitError as error:
+        if device == "cuda":
+            raise
+        reason = str(error).removeprefix("--device cuda: ").removeprefix("--device cuda ")
+        return CpuBackend(), f"auto: no GPU ({reason})"

@@ -11,8 +11,9 @@ import numpy as np
 from numba import njit
 
 from toolkit.atomic import atomic_folder, write_text
+from toolkit.backend.device import get_backend
 from toolkit.cluster.arguments import check_matrix, require_choice, require_integer, require_number
-from toolkit.cluster.forest_plan import BYTES_PER_POINT, list_neighbors
+from toolkit.cluster.forest_plan import BYTES_PER_POINT
 from toolkit.cluster.lists import ENTRY_BYTES, Edges, NeighborLists, save_lists
 from toolkit.cluster.mst import join, largest_spanning_tree, smaller_spanning_tree
 from toolkit.cluster.points import Points, measure
@@ -25,6 +26,7 @@ from toolkit.score.density import relative_validity
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from toolkit.backend.base import Backend
     from toolkit.cluster.lists import Lists
     from toolkit.cluster.trees import Hierarchy
 
@@ -65,6 +67,8 @@ class DensityForest:
         Resident memory of the process; None is what is available. Neighbour lists that do not fit go to disk.
     folder : path or None
         Where they go; None is the system's folder for temporary files.
+    device : {"cpu", "cuda", "auto"} or Backend
+        Where neighbours are found and lists are read. The results are the same.
 
     Examples
     --------
@@ -78,6 +82,7 @@ class DensityForest:
         *,
         memory: str | int | MemoryBudget | None = None,
         folder: str | Path | None = None,
+        device: str | Backend = "cpu",
     ) -> None:
         asked = list(min_samples) if np.iterable(min_samples) else [min_samples]
         if not asked:
@@ -85,6 +90,7 @@ class DensityForest:
         self.min_samples = sorted({require_integer("min_samples", value) for value in asked})
         self.memory = memory
         self.folder = None if folder is None else Path(folder)
+        self.device = device
 
     def fit(self, X: Any, *, advance: Callable[[float], None] = lambda _: None) -> Self:
         """Find neighbours and spanning trees.
@@ -110,7 +116,7 @@ class DensityForest:
         points = Points.of(X)
         self.n_samples, self.n_features = X.shape
         self._index_of, self._first, self._counts = points.index_of, points.first, points.counts
-        lists: Lists = list_neighbors(
+        lists = get_backend(self.device).list_neighbors(
             points.X,
             self.min_samples[-1],
             memory=memory,

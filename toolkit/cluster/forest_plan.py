@@ -89,27 +89,37 @@ def list_neighbors(
         If not even the smallest blocks fit, or the lists fit neither into memory nor onto the disk.
     """
     plan = ForestPlan.of(len(X), X.shape[1], min_samples, memory.free)
-    lists = _room_for_lists(plan, min_samples, memory, folder)
+    what = f"the neighbour pass over {len(X):,} rows with min_samples up to {min_samples}"
+    memory.require(plan.n_bytes, what)
+    shape = plan.passing.n_points, plan.passing.n_neighbors
+    lists = _lists_on_disk(*shape, what, memory, folder) if plan.spilled else NeighborLists(*shape)
     find_neighbors(X, Products.of(X, plan.passing.sample_first()), lists, plan.passing, advance=advance)
     return lists
 
 
-def _room_for_lists(plan: ForestPlan, min_samples: int, memory: MemoryBudget, folder: Path | None) -> NeighborLists:
-    passing = plan.passing
-    shape = passing.n_points, passing.n_neighbors
-    what = f"the neighbour pass over {shape[0]:,} rows with min_samples up to {min_samples}"
-    memory.require(plan.n_bytes, what)
-    if not plan.spilled:
-        return NeighborLists(*shape)
+def room_for_lists(
+    n_points: int, n_neighbors: int, what: str, memory: MemoryBudget, folder: Path | None
+) -> NeighborLists:
+    """Return empty lists in memory if there is room for them and for what is made of them, and on disk otherwise."""
+    needed = n_points * (n_neighbors * ENTRY_BYTES + BYTES_PER_POINT)
+    if needed <= memory.free:
+        return NeighborLists(n_points, n_neighbors)
+    return _lists_on_disk(n_points, n_neighbors, what, memory, folder)
+
+
+def _lists_on_disk(
+    n_points: int, n_neighbors: int, what: str, memory: MemoryBudget, folder: Path | None
+) -> NeighborLists:
+    """Return empty lists in a folder that vanishes with them."""
     folder = Path(tempfile.gettempdir()) if folder is None else folder
     if not folder.is_dir():
         raise InputError(f"the folder {folder} for neighbour lists does not exist; make it first")
-    free = shutil.disk_usage(folder).free
-    if plan.list_bytes > free:
+    free, needed = shutil.disk_usage(folder).free, n_points * n_neighbors * ENTRY_BYTES
+    if needed > free:
         raise MemoryBudgetError(
-            f"the neighbour lists of {what} take {format_size(plan.list_bytes)}, but "
-            f"{format_size(max(memory.free, 0))} of memory and {format_size(free)} of the disk of {folder} are "
-            "free; raise --memory, free some space, or lower min_samples or fraction"
+            f"the neighbour lists of {what} take {format_size(needed)}, but {format_size(max(memory.free, 0))} of "
+            f"memory and {format_size(free)} of the disk of {folder} are free; raise --memory, free some space, or "
+            "lower min_samples or fraction"
         )
     scratch = scratch_folder(folder)
-    return NeighborLists(*shape, folder=Path(scratch.name), scratch=scratch)
+    return NeighborLists(n_points, n_neighbors, folder=Path(scratch.name), scratch=scratch)

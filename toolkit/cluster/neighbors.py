@@ -288,7 +288,7 @@ def find_neighbors(
     for start in range(0, plan.n_points, plan.panel):
         passing.panel(start, min(start + plan.panel, plan.n_points))
     late, passing.incomplete = passing.incomplete, []
-    for start, stop in _stretches(0, len(late), _BLOCK):
+    for start, stop in stretches(0, len(late), _BLOCK):
         passing.again(np.array(late[start:stop]))
     if passing.incomplete:
         raise AssertionError(f"the bound of the products failed for {len(passing.incomplete)} rows; please report this")
@@ -321,18 +321,18 @@ class _Pass:
         self.hold(np.arange(start, stop))
         n, sampled = self.plan.n_points, self.plan.n_sampled
         rest = max(start, sampled)
-        self.run(self.scan_sample, _stretches(start, rest, self.plan.strip))  # its own thresholds come first
-        self.run(self.scan_sample, _stretches(rest, stop, self.plan.strip))
-        self.run(self.scan_pair, _tournament(_stretches(rest, stop, _BLOCK)))
-        outside = [*_stretches(sampled, max(start, sampled), _BLOCK), *_stretches(stop, n, _BLOCK)]
-        inside = _stretches(start, stop, _BLOCK)
+        self.run(self.scan_sample, stretches(start, rest, self.plan.strip))  # its own thresholds come first
+        self.run(self.scan_sample, stretches(rest, stop, self.plan.strip))
+        self.run(self.scan_pair, tournament(stretches(rest, stop, _BLOCK)))
+        outside = [*stretches(sampled, max(start, sampled), _BLOCK), *stretches(stop, n, _BLOCK)]
+        inside = stretches(start, stop, _BLOCK)
         self.run(self.scan_pair, ((rows, columns) for rows in inside for columns in outside))
         self.finish()
 
     def again(self, rows: np.ndarray) -> None:
         """Find the neighbours of a few rows without thresholds; the candidates are thinned out as they come."""
         self.hold(rows)
-        for start, stop in _stretches(0, self.plan.n_points, _BLOCK):
+        for start, stop in stretches(0, self.plan.n_points, _BLOCK):
             values = tile(self.products.rows[rows], self.products.rows[start:stop])
             self.scan(values, 0, 0, rows, (start, stop), mutual=False)
         self.finish()
@@ -352,7 +352,7 @@ class _Pass:
             sums = values[:, :sampled] + self.products.offsets[:sampled]
             sums.partition(sampled - rank, axis=1)
             thresholds[own : own + high - low] = sums[:, sampled - rank] + self.products.offsets[low:high]
-        for columns in _stretches(0, sampled, _BLOCK):
+        for columns in stretches(0, sampled, _BLOCK):
             mutual = rows[0] == 0 and low >= sampled
             self.scan(values, columns[0], own, np.arange(low, high), columns, mutual=mutual)
         return (high - low) * sampled
@@ -362,7 +362,7 @@ class _Pass:
         (low, high), (start, stop) = pair
         rows = self.candidates[3]
         mutual = low != start and rows[0] <= start <= rows[-1]
-        for at, to in _stretches(low, high, _TILE_ROWS):
+        for at, to in stretches(low, high, _TILE_ROWS):
             values = tile(self.products.rows[at:to], self.products.rows[start:stop])
             self.scan(values, 0, at - rows[0], np.arange(at, to), (start, stop), mutual=mutual)
         return (high - low) * (stop - start)
@@ -389,7 +389,7 @@ class _Pass:
     def finish(self) -> None:
         """Measure the candidates of a panel and write the lists of its rows."""
         step = max(1, _MEASURED_BYTES // (12 * self.plan.n_neighbors + 8 * self.plan.capacity))
-        for late in ordered_map(self.measure, _stretches(0, len(self.candidates[3]), step), workers=self.workers):
+        for late in ordered_map(self.measure, stretches(0, len(self.candidates[3]), step), workers=self.workers):
             self.incomplete += late
 
     def measure(self, stretch: tuple[int, int]) -> list[int]:
@@ -406,12 +406,12 @@ class _Pass:
         return [int(row) for row in rows[incomplete]]
 
 
-def _stretches(start: int, stop: int, step: int) -> list[tuple[int, int]]:
+def stretches(start: int, stop: int, step: int) -> list[tuple[int, int]]:
     """Cut a range at the multiples of `step`, counted from its start."""
     return [(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 
-def _tournament(blocks: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+def tournament(blocks: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Yield every pair of blocks, and each with itself, so that those near in time share no block."""
     n = len(blocks)
     for turn in range(n):

@@ -98,6 +98,15 @@ def _same(X, i, j):  # type: ignore[no-untyped-def]
     return (X[i] == X[j]).all()
 
 
+def check_range(largest: float) -> None:
+    """Refuse a matrix whose largest value is too large."""
+    if largest > _LARGEST:
+        raise InputError(
+            f"the matrix holds values up to {largest:.3g}; allowed: up to {_LARGEST:g} (squares of larger ones leave "
+            "float64); scale the matrix first"
+        )
+
+
 @dataclass(frozen=True)
 class Products:
     """Centred, scaled float32 rows whose products bound the squared distances of the points.
@@ -132,11 +141,7 @@ class Products:
             For values whose squares leave float64.
         """
         low, high = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
-        if max(-low.min(), high.max()) > _LARGEST:
-            raise InputError(
-                f"the matrix holds values up to {max(-low.min(), high.max()):.3g}; allowed: up to {_LARGEST:g} "
-                "(squares of larger ones leave float64); scale the matrix first"
-            )
+        check_range(max(-low.min(), high.max()))
         centre = X.mean(axis=0, dtype=np.float64)
         widest = float(np.maximum(high - centre, centre - low).max())
         scale = 2.0 ** min(-int(np.frexp(widest)[1]), 1000) if widest > 0 else 1.0

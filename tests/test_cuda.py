@@ -1,0 +1,253 @@
+"""The device code on CPU tensors: the bits of the host, whatever memory there is; and what a missing GPU says."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hard_data import KINDS, data, duplicates, far_blobs, heavy_tails, lattice, normal, two_scales
+
+from toolkit.backend.cuda import CudaBackend
+from toolkit.backend.cuda import device as device_module
+from toolkit.backend.cuda import neighbors as device_neighbors
+from toolkit.backend.cuda.device import Device
+from toolkit.backend.cuda.points import DeviceProducts, squared_distances
+from toolkit.backend.device import choose_backend
+from toolkit.cluster import mst
+from toolkit.cluster.density import DensityForest
+from toolkit.cluster.forest_plan import list_neighbors
+from toolkit.cluster.lists import NeighborLists
+from toolkit.cluster.points import Points, measure
+from toolkit.errors import DeviceError, InputError, MemoryBudgetError, MissingPackageError
+from toolkit.memory import MemoryBudget
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "tensor cores"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CudaBackend:
+    monkeypatch.setattr(Device, "has_tensor_cores", request.param)
+    return CudaBackend("cpu")
+
+
+def host_lists(X: np.ndarray, min_samples: int) -> NeighborLists:
+    return list_neighbors(X, min_samples, memory=MemoryBudget.resolve("8GiB"), folder=None)
+
+
+def both(lists: Any) -> tuple[np.ndarray, np.ndarray]:
+    squared, indices = (np.concatenate(parts) for parts in list(zip(*lists.blocks(), strict=True))[1:])
+    return squared, indices
+
+
+# Neighbours
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 15, 16, 17, 32, 150])
+def test_distances_have_the_bits_of_the_host(d: int, dtype: type) -> None:
+    X = (np.random.default_rng(d).standard_t(2, (200, d)) + 100).astype(dtype)
+    i, j = np.arange(200), np.random.default_rng(0).integers(0, 200, (200, 7))
+    found = squared_distances(torch.from_numpy(X), torch.from_numpy(i), torch.from_numpy(j)).numpy()
+    expected = measure(X, np.repeat(i, 7), j.ravel()).reshape(200, 7)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [1, 3, 40])
+def test_products_bound_distances(kind: Any, d: int, backend: CudaBackend) -> None:
+    X = Points.of(data(kind, 300, d)).X
+    device = backend.device
+    made = DeviceProducts.of(device, device.put(X), np.arange(len(X)), is_short=device.has_tensor_cores)
+    squared = ((X[:, None].astype(float) - X[None]) ** 2).sum(-1) * made.scale**2
+    lower = -2 * made.tile(device, slice(None), slice(None)).double().numpy()
+    margins = made.margins.numpy()
+    assert (lower <= squared).all()
+    assert (squared <= lower + margins[:, None] + margins).all()
+    tight = 4e-3 if device.has_tensor_cores else 1e-4
+    assert (margins <= tight * np.abs(lower).max() + 1e-30).all()
+
+
+@pytest.mark.parametrize("tile", [128, 8192])
+@pytest.mark.parametrize(("n", "d", "m"), [(1, 3, 1), (7, 2, 7), (3000, 20, 90), (2500, 2, 5)])
+@pytest.mark.parametrize("kind", [normal, lattice, heavy_tails, far_blobs, two_scales])
+def test_lists_are_those_of_the_host(
+    kind: Any, n: int, d: int, m: int, tile: int, backend: CudaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_neighbors, "_LARGEST_TILE", tile)
+    X = Points.of(data(kind, n, d)).X
+    found = backend.list_neighbors(X, m, memory=MemoryBudget.resolve("8GiB"), folder=None)
+    for ours, theirs in zip(both(found), both(host_lists(X, m)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.n_bytes == len(X) * found.n_neighbors * 12
+
+
+@pytest.mark.parametrize("plan", [{"rank": 1}, {"rank": 1, "capacity": 96}, {"capacity": 96}, {"panel": 3072}])
+@pytest.mark.parametrize("kind", [normal, lattice, far_blobs])
+def test_tight_thresholds_short_room_and_panels_change_no_neighbour(
+    kind: Any, plan: dict[str, int], backend: CudaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = Points.of(data(kind, 3500, 3)).X
+    expected = both(host_lists(X, 64))
+    planned(monkeypatch, lambda _: plan if len(X) > 2048 else {})
+    monkeypatch.setattr(device_neighbors, "_LARGEST_TILE", 512)
+    monkeypatch.setattr(device_neighbors, "_MOST", 0)  # short products, however loose
+    shares: list[float] = []
+    found = backend.list_neighbors(X, 64, memory=MemoryBudget.resolve("8GiB"), folder=None, advance=shares.append)
+    for ours, theirs in zip(both(found), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert sum(shares) == pytest.approx(1, abs=0.3)
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Change the plans of passes."""
+    made = device_neighbors.PassPlan.of
+
+    def of(*args: int) -> Any:
+        plan = made(*args)
+        return type(plan)(**(plan.__dict__ | change(plan)))
+
+    monkeypatch.setattr(device_neighbors, "PassPlan", SimpleNamespace(of=of))
+
+
+def test_a_broken_bound_is_found(backend: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DeviceProducts, "tile", lambda self, _, i, j: 0.9 * (self.left[i] @ self.right[j].T))
+    with pytest.raises(DeviceError, match="less exact than their bound"):
+        backend.list_neighbors(data(normal, 500, 5), 64, memory=MemoryBudget.resolve("8GiB"), folder=None)
+
+
+# Memory
+def test_out_of_memory_is_tried_in_smaller_pieces(backend: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = data(normal, 2000, 5)
+    expected = both(host_lists(X, 64))
+    keep, calls = device_neighbors._Pass.keep, []
+
+    def fails_twice(self: Any, *args: Any, **options: Any) -> None:
+        calls.append(self.side)
+        if len(calls) in (2, 5):
+            raise torch.OutOfMemoryError("tried to allocate 1 GiB\nmore")
+        keep(self, *args, **options)
+
+    monkeypatch.setattr(device_neighbors._Pass, "keep", fails_twice)
+    monkeypatch.setattr(Device, "free", 256 << 20)
+    done: list[float] = []
+    found = backend.list_neighbors(X, 64, memory=MemoryBudget.resolve("8GiB"), folder=None, advance=done.append)
+    for ours, theirs in zip(both(found), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(backend.device.shrunk) == 2
+    assert calls[0] > calls[-1]
+    assert sum(done) == pytest.approx(1, abs=0.2)
+
+
+def test_memory_that_is_not_there(backend: CudaBackend) -> None:
+    def never(_: int) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 1 GiB\nmore")
+
+    with pytest.raises(MemoryBudgetError, match=r"the pass does not fit on the device, even in pieces of .*use --dev"):
+        backend.device.with_less("the pass", never)
+
+
+def test_lists_larger_than_the_device_go_to_the_host(
+    backend: CudaBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    X = data(normal, 3000, 5)
+    expected = both(host_lists(X, 64))
+    monkeypatch.setattr(Device, "free", 11 << 19)
+    memory = MemoryBudget.resolve("8GiB")
+    found = backend.list_neighbors(X, 64, memory=memory, folder=tmp_path)
+    assert isinstance(found, NeighborLists)
+    assert found.folder is None
+    for ours, theirs in zip(both(found), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    monkeypatch.setattr(MemoryBudget, "free", 1 << 20)
+    found = backend.list_neighbors(X, 64, memory=memory, folder=tmp_path)
+    assert found.folder is not None  # type: ignore[attr-defined]
+    for ours, theirs in zip(both(found), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    monkeypatch.setattr(Device, "free", 1 << 20)
+    with pytest.raises(MemoryBudgetError, match=r"needs .* of the device at least"):
+        backend.list_neighbors(X, 64, memory=memory, folder=tmp_path)
+
+
+# The forest
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (7, 2), (260, 3), (1300, 2), (1300, 20)])
+@pytest.mark.parametrize("table_bytes", [mst.TABLE_BYTES, 3000])
+def test_forest_is_that_of_the_host(
+    kind: Any, n: int, d: int, table_bytes: int, backend: CudaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for grow in (mst.largest_spanning_tree, mst.smaller_spanning_tree):
+        monkeypatch.setitem(grow.__kwdefaults__, "table_bytes", table_bytes)
+    X = data(kind, n, d)
+    values = [m for m in (1, 2, 5, 30) if m <= n]
+    ours, theirs = (DensityForest(values, device=device).fit(X) for device in (backend, "cpu"))
+    for m in values:
+        np.testing.assert_array_equal(ours.core_distances(min_samples=m), theirs.core_distances(min_samples=m))
+        tree, other = ours.mst(min_samples=m), theirs.mst(min_samples=m)
+        np.testing.assert_array_equal(tree.distance, other.distance)
+        for eps in np.quantile(other.distance, [0.01, 0.3, 0.9]) if n > 1 else [1.0]:
+            if eps > 0:
+                np.testing.assert_array_equal(ours.dbscan(eps, m), theirs.dbscan(eps, m))
+        if m >= 2:
+            np.testing.assert_array_equal(ours.hdbscan(m), theirs.hdbscan(m))
+            np.testing.assert_array_equal(ours.outlier_scores(min_samples=m), theirs.outlier_scores(min_samples=m))
+
+
+def test_forest_with_few_listed_neighbours(backend: CudaBackend) -> None:
+    """Blobs far apart, each larger than the lists: edges between them are in no list."""
+    rng = np.random.default_rng(1)
+    X = (rng.normal(size=(1200, 30)) + 60 * rng.integers(0, 9, (1200, 1))).astype(np.float32)
+    ours, theirs = (DensityForest([2, 5], device=device).fit(X) for device in (backend, "cpu"))
+    for m in (2, 5):
+        np.testing.assert_array_equal(ours.mst(min_samples=m).distance, theirs.mst(min_samples=m).distance)
+
+
+def test_saved_forest_of_a_device(backend: CudaBackend, tmp_path: Any) -> None:
+    X = data(duplicates, 700, 4)
+    forest = DensityForest([5, 20], device=backend).fit(X)
+    forest.save(tmp_path / "forest")
+    opened = DensityForest.load(tmp_path / "forest")
+    np.testing.assert_array_equal(opened.dbscan(0.7, 11), forest.dbscan(0.7, 11))
+
+
+# Which device
+def test_what_a_missing_gpu_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def message(error: type[Exception]) -> str:
+        with pytest.raises(error) as caught:
+            choose_backend("cuda")
+        text = str(caught.value)
+        assert "\n" not in text
+        assert "--device cpu" in text
+        backend, reason = choose_backend("auto")
+        assert backend.name == "cpu"
+        assert reason.startswith("auto: no GPU (")
+        return text
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "was built without CUDA" in message(DeviceError)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old\n(found version 11040).")
+
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    assert "too old (found version 11040)" in message(DeviceError)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "torch sees no GPU" in message(DeviceError)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"mem_get_info": (10 << 20, 80 << 30), "memory_allocated": 0, "memory_reserved": 0}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    assert "10 MiB of the card's memory are free" in message(MemoryBudgetError)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (60 << 30, 80 << 30))
+    backend, reason = choose_backend("auto")
+    assert (backend.name, reason) == ("cuda", "auto: a GPU can be used")
+    assert backend.device.free == 60 << 30  # type: ignore[attr-defined]
+    assert CudaBackend(memory="8GiB").device.free == 8 << 30
+    with pytest.raises(InputError, match="unknown device 'gpu'"):
+        choose_backend("gpu")
+
+
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(MissingPackageError, match=r"needs the package torch, which is missing: pip install torch"):
+        device_module.Device()

@@ -1,0 +1,183 @@
+"""One GPU through torch: whether it can be used, how much memory it has left, and copies to and from it."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from toolkit.errors import DeviceError, MemoryBudgetError, MissingPackageError
+from toolkit.memory import MemoryBudget, format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+_SHARE = 0.8  # of what is free: torch's allocator and the libraries need some of their own
+_LEAST_SHARE = 0.05
+_LEAST_BYTES = 256 << 20  # free on the card, without which nothing is begun
+_ALTERNATIVE = "use --device cpu"
+
+
+class Device:
+    """A torch device and its memory.
+
+    Parameters
+    ----------
+    name : str
+        ``"cuda"``, or ``"cpu"`` for the same code on CPU tensors.
+    memory : str, int or None
+        Bytes of the card (of the host, for CPU tensors) that may be taken; None is what is free.
+
+    Raises
+    ------
+    MissingPackageError
+        Without torch.
+    DeviceError
+        Without a card that torch can use.
+    MemoryBudgetError
+        If nearly all of the card is taken.
+
+    Attributes
+    ----------
+    shrunk : list of str
+        What had to be done in smaller pieces because memory ran out.
+    """
+
+    def __init__(self, name: str = "cuda", memory: str | int | None = None) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingPackageError(
+                f"--device cuda needs the package torch, which is missing: pip install torch, or {_ALTERNATIVE}"
+            ) from error
+        self.torch: Any = torch
+        self.limit = None if memory is None else parse_size(str(memory))
+        self.shrunk: list[str] = []
+        self.is_cuda = name.startswith("cuda")
+        if self.is_cuda:
+            _check_cuda(torch)
+        self.device = torch.device(name)
+        if self.is_cuda and self.free < _LEAST_BYTES:
+            raise MemoryBudgetError(
+                f"--device cuda: {format_size(max(self.free, 0))} of the card's memory are free, "
+                f"{format_size(_LEAST_BYTES)} are the least to work with; stop what else runs there (nvidia-smi lists "
+                f"it), raise --memory, or {_ALTERNATIVE}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The name of the card."""
+        return str(self.torch.cuda.get_device_name(self.device)) if self.is_cuda else "torch on the CPU"
+
+    @property
+    def free(self) -> int:
+        """Bytes that may still be taken."""
+        if not self.is_cuda:
+            return MemoryBudget.resolve(self.limit).free
+        cuda = self.torch.cuda
+        held = cuda.memory_allocated(self.device)
+        free = cuda.mem_get_info(self.device)[0] + cuda.memory_reserved(self.device) - held
+        return int(free if self.limit is None else min(free, self.limit - held))
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most that torch held on the card since `reset_peak`; None on the CPU."""
+        return int(self.torch.cuda.max_memory_allocated(self.device)) if self.is_cuda else None
+
+    def reset_peak(self) -> None:
+        """Begin to count `peak_bytes` anew."""
+        if self.is_cuda:
+            self.torch.cuda.reset_peak_memory_stats(self.device)
+
+    def put(self, array: np.ndarray, dtype: Any = None) -> Any:
+        """Return a tensor on the device with the values of an array; on the CPU it may share memory with it."""
+        array = np.ascontiguousarray(array)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that an array is read-only, as it stays
+            tensor = self.torch.from_numpy(array)
+        return tensor.to(device=self.device, dtype=dtype or tensor.dtype)
+
+    def get(self, tensor: Any) -> np.ndarray:
+        """Return the values of a tensor as an array."""
+        array: np.ndarray = tensor.detach().cpu().numpy()
+        return array
+
+    def with_less(self, what: str, work: Callable[[int], T]) -> T:
+        """Return ``work(n_bytes)`` for as many bytes as it can have; out of memory, it is done again with half.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If a small part of the free memory is not enough either.
+        """
+        share = _SHARE
+        while True:
+            n_bytes = int(self.free * share)
+            try:
+                return work(n_bytes)
+            except self.torch.OutOfMemoryError as error:
+                first_line = str(error).splitlines()[0]
+            if self.is_cuda:
+                self.torch.cuda.empty_cache()
+            share /= 2
+            if share < _LEAST_SHARE:
+                raise MemoryBudgetError(
+                    f"{what} does not fit on the device, even in pieces of {format_size(n_bytes)} ({first_line}); stop "
+                    f"what else runs there, lower fraction or n_components, or {_ALTERNATIVE}"
+                )
+            self.shrunk.append(f"{what}: pieces of {format_size(int(self.free * share))}")
+
+    @contextlib.contextmanager
+    def exact_products(self) -> Iterator[None]:
+        """Let no product of float32 matrices be computed in a lower precision than float32."""
+        with self._tensor_cores(allowed=False):
+            yield
+
+    @contextlib.contextmanager
+    def fast_products(self) -> Iterator[None]:
+        """Let products of float32 matrices take 11 bits of each value (TF32); for values that have no more."""
+        with self._tensor_cores(allowed=True):
+            yield
+
+    @contextlib.contextmanager
+    def _tensor_cores(self, *, allowed: bool) -> Iterator[None]:
+        matmul = self.torch.backends.cuda.matmul
+        before = matmul.allow_tf32
+        matmul.allow_tf32 = allowed
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+    @property
+    def has_tensor_cores(self) -> bool:
+        """Whether products of float32 matrices can run on them."""
+        return self.is_cuda and self.torch.cuda.get_device_capability(self.device) >= (8, 0)
+
+
+def _check_cuda(torch: Any) -> None:
+    """Refuse, with the reason in one line, a card that cannot be used."""
+    if torch.version.cuda is None:
+        raise DeviceError(
+            f"--device cuda: torch {torch.__version__} was built without CUDA; install a CUDA build of torch "
+            f"(environment.yml), or {_ALTERNATIVE}"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.cuda.init()
+            found = torch.cuda.device_count()
+    except Exception as error:  # no driver, one too old, a card that fell off the bus
+        reason = " ".join(str(error).split())
+        raise DeviceError(
+            f"--device cuda: no GPU can be used ({reason:.300}); repair that, or {_ALTERNATIVE}"
+        ) from error
+    if not found:
+        raise DeviceError(
+            f"--device cuda: torch sees no GPU (CUDA_VISIBLE_DEVICES hides them, or none is there); repair that, or "
+            f"{_ALTERNATIVE}"
+        )
