@@ -152,7 +152,7 @@ def test_the_folder_of_another_program_is_left_alone(place):
         (["run", "config.yaml", "--out", "out", "--memory", "1MiB"], ["does not fit", "1 MiB"]),
         (["plan", "config.yaml", "--memory", "1MiB"], ["does not fit", "1 MiB"]),
         (["run", "config.yaml", "--out", "out", "--device", "tpu"], ["unknown device 'tpu'", "auto, cpu, cuda"]),
-        (["run", "config.yaml", "--out", "out", "--device", "cuda"], ["--device cuda", "CPU"]),
+        (["run", "config.yaml", "--out", "out", "--device", "cuda"], ["--device cuda", "--device cpu"]),
         (["run", "config.yaml", "--out", "out", "--seed", "99999999999"], ["--seed", "4294967296"]),
         (["run", "config.yaml", "--out", "x" * 300], ["File name too long"]),
         (["run", "config.yaml"], ["--out"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_threads_memory_and_dtype_change_nothing(monkeypatch: pytest.MonkeyPatch
     for k, model in kmeans_sweep(X.astype(np.float64), ks, n_init=4).items():
         assert_same(model, wanted[k])
     seen = []
-    monkeypatch.setattr(kmeans, "_that_fit", lambda jobs, *_: seen.append(1) or (jobs[:1], jobs[1:]))
+    monkeypatch.setattr(kmeans.HostFitter, "room", lambda *_: seen.append(1) or 1)
     monkeypatch.setattr(kmeans_seeds, "seeding_bytes", lambda n, d, ks, n_init: 0 if len(ks) == 1 else 2**60)
     for k, model in kmeans_sweep(X, ks, n_init=4).items():
         assert_same(model, wanted[k])
@@ -193,13 +194,10 @@ def test_threads_memory_and_dtype_change_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_budget_decides_how_many_models_run_together() -> None:
-    jobs = [(k, s) for k in (3, 15) for s in range(10)]
-    few, many = (
-        kmeans._that_fit(jobs, 10**5, 150, 2, MemoryBudget(resident_bytes() + size)) for size in (2**24, 2**33)
-    )
-    assert 1 <= len(few[0]) < 20
-    assert few[0] + few[1] == jobs
-    assert many == (jobs, [])
+    fitter = kmeans.HostFitter(SimpleNamespace(X=np.empty((10**5, 150), np.float32)))
+    few, many = (fitter.room([3] * 10 + [15] * 10, 2, MemoryBudget(resident_bytes() + size)) for size in (2**24, 2**33))
+    assert 1 <= few < 20
+    assert many == 20
 
 
 def test_memory_that_cannot_hold_one_model() -> None:
@@ -211,13 +209,14 @@ def test_memory_that_cannot_hold_one_model() -> None:
 def test_work_left_out_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     X = make(name)
     lazy = kmeans_sweep(X, [2, 6, 11], n_init=3, tol=0)
-    place = kmeans._Models.place
+    place = kmeans.HostModels.place
 
-    def place_and_open(self: kmeans._Models, models: np.ndarray, new: np.ndarray) -> None:
+    def place_and_open(self: kmeans.HostModels, models: np.ndarray, new: np.ndarray) -> None:
         place(self, models, new)
-        self.until[:] = -1  # every row is looked at again
+        if hasattr(self, "until"):
+            self.until[:] = -1  # every row is looked at again
 
-    monkeypatch.setattr(kmeans._Models, "place", place_and_open)
+    monkeypatch.setattr(kmeans.HostModels, "place", place_and_open)
     for k, model in kmeans_sweep(X, [2, 6, 11], n_init=3, tol=0).items():
         assert_same(model, lazy[k])
 
@@ -401,7 +400,7 @@ def test_float32_bounds_hold(rng: np.random.Generator) -> None:
         centres = rng.standard_t(1.5, (40, d)) * np.geomspace(1e-6, 1e3, 40)[:, None]
         with kmeans.threads(1) as share:
             data = Matrix.of(X, share)
-            models = kmeans._Models(data, [centres])
+            models = kmeans.HostModels(data, [centres])
         z, c = (X - data.mean) * data.scale, (centres - data.mean) * data.scale
         true = (c.astype(np.longdouble) ** 2).sum(axis=1) - 2 * (z.astype(np.longdouble) @ c.T.astype(np.longdouble))
         found = models.base + data.Z @ models.doubled.T - data.length[:, None] * models.slope

@@ -20,6 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import MinMaxScaler
 
+from toolkit.backend.cpu import CpuBackend
 from toolkit.config import parse_config
 from toolkit.errors import InputError
 from toolkit.grid.run import Run
@@ -66,7 +67,8 @@ def execute(content, out, **options):
         parse_config(content),
         out,
         memory=MemoryBudget.resolve("4GiB"),
-        device={"name": "cpu", "reason": "test"},
+        backend=CpuBackend(),
+        reason="test",
         reporter=Reporter(quiet=True),
         **options,
     )

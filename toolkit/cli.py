@@ -45,7 +45,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run all stages of CONFIG and write scores, the best labelling and run.json to --out."""
-    from toolkit.backend.device import choose_device
+    from toolkit.backend.device import choose_backend
     from toolkit.config import load_config, parse_config
     from toolkit.grid.run import Run
     from toolkit.memory import MemoryBudget
@@ -55,10 +55,12 @@ def run(
     loaded = load_config(config)
     if seed is not None:
         loaded = parse_config(loaded.identity() | {"seed": seed}, source="--seed")
-    chosen = choose_device(device, loaded.engine)
+    backend, reason = choose_backend(device, engine=loaded.engine, memory=memory)
     budget = MemoryBudget.resolve(memory)
     try:
-        job = Run(loaded, out, memory=budget, device=chosen, reporter=Reporter(quiet=quiet), strict=strict)
+        job = Run(
+            loaded, out, memory=budget, backend=backend, reason=reason, reporter=Reporter(quiet=quiet), strict=strict
+        )
         outcome = job.execute()
     except KeyboardInterrupt as error:
         raise InterruptedRunError("stopped; the same command goes on where it stopped") from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from toolkit.backend.device import choose_backend
 from toolkit.config import check_grid
 from toolkit.descriptors.scale import SCALERS
 from toolkit.errors import InputError, unknown
@@ -34,6 +35,7 @@ def conduct_grid_search(
     engine: str = "shared",
     noise: str = "exclude",
     silhouette_rows: int = 10_000,
+    device: str = "auto",
 ) -> list[dict[str, Any]]:
     """Fit and score a grid of models on scaled descriptors.
 
@@ -57,6 +59,8 @@ def conduct_grid_search(
         Whether noise is left out of the scores, or counted as one more cluster.
     silhouette_rows : int
         Rows up to which the silhouette is exact; 0 leaves it out.
+    device : {"auto", "cpu", "cuda"}
+        Where the shared engine runs; "auto" is a GPU where one can be used.
 
     Returns
     -------
@@ -80,7 +84,14 @@ def conduct_grid_search(
     if noise not in NOISE:
         raise unknown("noise", noise, NOISE)
     grids = {keeper.sample(name, data_fraction, seed): _named(grid) for name, grid in selected_params.items()}
-    settings = Settings(engine=engine, noise=noise, silhouette_rows=silhouette_rows, seed=seed, memory=keeper.memory)
+    settings = Settings(
+        engine=engine,
+        noise=noise,
+        silhouette_rows=silhouette_rows,
+        seed=seed,
+        memory=keeper.memory,
+        backend=choose_backend(device, engine=engine)[0],
+    )
     results = []
     for sample, grid in grids.items():
         X = keeper.scale(sample, scaler)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from toolkit.cluster.kmeans import Fitter
+    from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.memory import MemoryBudget
 
@@ -27,6 +29,18 @@ class Backend(Protocol):
 
     name: str
 
+    def describe(self) -> dict[str, str]:
+        """Return facts about the device, for the record of a run."""
+        ...
+
+    def reset_peak(self) -> None:
+        """Begin to count `peak_bytes` anew."""
+        ...
+
+    def peak_bytes(self) -> int | None:
+        """Return the most memory of the device that was held; None if it is the host's."""
+        ...
+
     def list_neighbors(
         self,
         X: np.ndarray,
@@ -37,4 +51,8 @@ class Backend(Protocol):
         advance: Callable[[float], None] = ...,
     ) -> Lists:
         """Find the neighbours of every point; see `toolkit.cluster.forest_plan.list_neighbors`."""
+        ...
+
+    def fit_kmeans(self, data: Matrix) -> Fitter:
+        """Return what makes KMeans models of a matrix."""
         ...

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from toolkit.cluster.kmeans import Fitter
+    from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.memory import MemoryBudget
 
@@ -52,6 +54,15 @@ class CpuBackend:
 
     name = "cpu"
 
+    def describe(self) -> dict[str, str]:  # noqa: D102
+        return {"name": self.name}
+
+    def reset_peak(self) -> None:  # noqa: D102
+        pass
+
+    def peak_bytes(self) -> int | None:  # noqa: D102
+        return None
+
     def list_neighbors(  # noqa: D102
         self,
         X: np.ndarray,
@@ -64,3 +75,8 @@ class CpuBackend:
         from toolkit.cluster.forest_plan import list_neighbors
 
         return list_neighbors(X, min_samples, memory=memory, folder=folder, advance=advance)
+
+    def fit_kmeans(self, data: Matrix) -> Fitter:  # noqa: D102
+        from toolkit.cluster.kmeans import HostFitter
+
+        return HostFitter(data)

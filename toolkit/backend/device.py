@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 from toolkit.backend.cpu import CpuBackend
-from toolkit.errors import ToolkitError, unknown
+from toolkit.errors import InputError, ToolkitError, unknown
 
 if TYPE_CHECKING:
     from toolkit.backend.base import Backend
 
 DEVICES = ("auto", "cpu", "cuda")
+_DRIVERS = ("libcuda.so.1", "nvcuda.dll")
 
 
 def get_backend(device: str | Backend, memory: str | int | None = None) -> Backend:
@@ -30,17 +32,29 @@ def get_backend(device: str | Backend, memory: str | int | None = None) -> Backe
     ToolkitError
         If a GPU is asked for and cannot be used: the CPU never stands in silently.
     """
-    return choose_backend(device, memory)[0]
+    return choose_backend(device, memory=memory)[0] if isinstance(device, str) else device
 
 
-def choose_backend(device: str | Backend, memory: str | int | None = None) -> tuple[Backend, str]:
-    """Return the backend of a device, see `get_backend`, and the reason for it, for the record of a run."""
-    if not isinstance(device, str):
-        return device, "asked for"
+def choose_backend(device: str, *, engine: str = "shared", memory: str | int | None = None) -> tuple[Backend, str]:
+    """Return the backend of a device, see `get_backend`, and the reason for it, for the record of a run.
+
+    Parameters
+    ----------
+    device, memory
+        As in `get_backend`.
+    engine : str
+        The engine that will fit the models; only ``"shared"`` runs on a GPU.
+    """
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
     if device == "cpu":
         return CpuBackend(), "asked for"
+    if engine != "shared":
+        if device == "cuda":
+            raise InputError(f"--device cuda: engine {engine!r} runs on the CPU only; use --device auto or cpu")
+        return CpuBackend(), f"auto: engine {engine!r} runs on the CPU"
+    if device == "auto" and not _has_driver():  # without importing torch, which takes seconds
+        return CpuBackend(), "auto: no NVIDIA driver"
     from toolkit.backend.cuda import CudaBackend
 
     try:
@@ -48,5 +62,14 @@ def choose_backend(device: str | Backend, memory: str | int | None = None) -> tu
     except ToolkitError as error:
         if device == "cuda":
             raise
-        reason = str(error).removeprefix("--device cuda: ").removeprefix("--device cuda ")
-        return CpuBackend(), f"auto: no GPU ({reason})"
+        return CpuBackend(), f"auto: {str(error).removeprefix('--device cuda').lstrip(': ')}"
+
+
+def _has_driver() -> bool:
+    for name in _DRIVERS:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False

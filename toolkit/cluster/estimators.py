@@ -12,6 +12,7 @@ from sklearn.metrics import euclidean_distances
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from toolkit.backend.device import get_backend
 from toolkit.cluster import kmeans
 from toolkit.cluster.arguments import refuse, require_choice, require_integer, require_number
 from toolkit.errors import InputError
@@ -19,6 +20,8 @@ from toolkit.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from toolkit.backend.base import Backend
 
 _INPUT = {"dtype": [np.float64, np.float32], "order": "C", "accept_large_sparse": False}
 _INITS = ("k-means++", "random")
@@ -65,6 +68,7 @@ def kmeans_sweep(
     max_iter: int = 300,
     tol: float = 1e-4,
     memory: str | int | MemoryBudget | None = None,
+    device: str | Backend = "cpu",
     advance: Callable[[float], None] = lambda _: None,
 ) -> dict[int, KMeans]:
     """Fit KMeans for several numbers of clusters together, in the same passes over the data.
@@ -91,6 +95,8 @@ def kmeans_sweep(
         the columns, or no label changes.
     memory : str, int, MemoryBudget or None
         What the process may hold, for instance ``"8GiB"``; decides how many models are fitted at a time.
+    device : {"cpu", "cuda", "auto"} or Backend
+        Where rows are assigned and summed. The models are the same.
     advance : callable
         Told the share of the work that was done, for a progress bar.
 
@@ -119,7 +125,7 @@ def kmeans_sweep(
     options: dict[str, Any] = {"init": init, "n_init": n_init, "max_iter": max_iter, "tol": tol}
     models = {k: KMeans(k, random_state=random_state, **options) for k in wanted}
     X = validate_data(models[wanted[0]], X, **_INPUT)
-    _fit(X, models, random_state=random_state, memory=memory, advance=advance, **options)
+    _fit(X, models, random_state=random_state, memory=memory, device=device, advance=advance, **options)
     first = models[wanted[0]]
     for model in models.values():
         model.n_features_in_ = first.n_features_in_
@@ -138,6 +144,7 @@ def _fit(
     tol: Any,
     random_state: Any,
     memory: str | int | MemoryBudget | None,
+    device: str | Backend = "cpu",
     advance: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Check the parameters, fit all models, set their attributes."""
@@ -161,6 +168,7 @@ def _fit(
         tol=require_number("tol", tol),
         seed=draw_seed(random_state),
         memory=MemoryBudget.resolve(memory),
+        backend=get_backend(device),
         advance=advance,
     )
     for k, fit in fits.items():

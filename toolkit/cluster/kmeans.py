@@ -12,7 +12,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -26,6 +26,7 @@ from toolkit.memory import n_threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from toolkit.backend.base import Backend
     from toolkit.cluster.kmeans_matrix import Share
     from toolkit.memory import MemoryBudget
 
@@ -79,23 +80,27 @@ class Fit:
     n_iter: int
 
 
-class _Models:
+class Models:
     """Models that are fitted together: their centres stacked in one matrix, model m in rows first[m] to first[m + 1].
 
-    The names of the arrays are those of the kernels' parameters.
+    What is here is the same for all devices: small arrays of the host. The names of the arrays are those of the
+    kernels' parameters.
+
+    Attributes
+    ----------
+    changed : ndarray (n_models, any number) int32
+        All zero for models in which the last `assign` changed no label.
+    shifts : ndarray (n_models,) float64
+        Sum of the squared moves of a model's centres.
     """
+
+    changed: np.ndarray
 
     def __init__(self, data: Matrix, starts: Sequence[np.ndarray]) -> None:
         sizes = [len(start) for start in starts]
         n_models, n_rows, d = len(starts), sum(sizes), data.X.shape[1]
         self.data = data
-        self.workers = n_threads()
         self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        label_type = kernels.label_dtype(max(sizes))
-        self.labels = np.zeros((n_models, data.n_samples), label_type)
-        self.summed = np.zeros((n_models, data.n_samples), label_type)
-        self.until = np.full((n_models, data.n_samples), -1, np.float32)
-        self.changed = np.zeros((n_models, data.n_blocks), np.int32)
         self.centres = np.zeros((n_rows, d))
         self.doubled = np.zeros((n_rows, data.Z.shape[1]), np.float32)
         self.base, self.slope, self.offset, self.spent = np.zeros((4, n_rows), np.float32)
@@ -106,37 +111,24 @@ class _Models:
         self.shifts = np.zeros(n_models)
         self.place(np.arange(n_models), np.concatenate(starts))
 
+    def assign(self, models: np.ndarray, share: Share) -> None:
+        """Label every row for some models."""
+        raise NotImplementedError
+
+    def add_up(self, models: np.ndarray, fresh: np.ndarray, share: Share) -> None:
+        """Bring sums and counts of some models up to date; of `fresh` ones from nothing."""
+        raise NotImplementedError
+
+    def labels_of(self, m: int) -> np.ndarray:
+        """Return the labels of a model, (n_samples,) int."""
+        raise NotImplementedError
+
     def place(self, models: np.ndarray, new: np.ndarray) -> None:
         """Move the centres of some models; `new` is stacked like all centres."""
         kernels.place_centres(
             models, self.first, self.data.mean, self.data.scale, new, self.centres, self.doubled,
             self.base, self.slope, self.offset, self.moved, self.spent, self.shifts,
         )  # fmt: skip
-
-    def assign(self, models: np.ndarray, share: Share) -> None:
-        """Label every row for some models."""
-        data = self.data
-
-        def assign(block: int) -> None:
-            kernels.assign_block(
-                data.X, data.Z, data.length, data.square, block, models, self.first, self.centres, self.doubled,
-                self.base, self.slope, self.offset, self.spent, self.labels, self.until, self.changed,
-            )  # fmt: skip
-
-        self.changed[models] = 0
-        share(assign, range(data.n_blocks))
-
-    def add_up(self, models: np.ndarray, fresh: np.ndarray, share: Share) -> None:
-        """Bring sums and counts of some models up to date; of `fresh` ones from nothing."""
-        group = min(_GROUP, -(-len(models) // (2 * self.workers)))
-
-        def move(start: int) -> None:
-            kernels.move_rows(
-                self.data.X, models[start : start + group], fresh, self.first, self.labels, self.summed,
-                self.changed, self.high, self.rest, self.counts,
-            )  # fmt: skip
-
-        share(move, range(0, len(models), max(group, 1)))
 
     def means(self, models: np.ndarray) -> tuple[np.ndarray, set[int]]:
         """Return the new centres, stacked, and the models of which empty clusters were moved elsewhere."""
@@ -153,13 +145,13 @@ class _Models:
         """Give empty clusters the rows farthest from their centres, which leave theirs, as scikit-learn does."""
         part = slice(self.first[m], self.first[m + 1])
         counts, centres, X = self.counts[part].copy(), self.centres[part], self.data.X
-        distances = np.empty(len(X))
-        kernels.label_distances(X, centres, self.labels[m], 0, len(X), distances)
+        labels, distances = self.labels_of(m), np.empty(len(X))
+        kernels.label_distances(X, centres, labels, 0, len(X), distances)
         if distances.max() > 0:  # otherwise there are fewer different rows than clusters
             empty = np.flatnonzero(counts == 0)
             sums = self.high[part] + self.rest[part]
             for cluster, row in zip(empty, np.argsort(-distances, kind="stable")[: len(empty)], strict=True):
-                old = int(self.labels[m, row])
+                old = int(labels[row])
                 sums[old] -= X[row]
                 sums[cluster] = X[row]
                 counts[old] -= 1
@@ -171,7 +163,48 @@ class _Models:
     def result(self, m: int, n_iter: int, share: Share) -> Fit:
         """Return a model whose labels are those of its centres."""
         centres = self.centres[self.first[m] : self.first[m + 1]].copy()
-        return finish(self.data.X, centres, self.labels[m], n_iter, share)
+        return finish(self.data.X, centres, self.labels_of(m), n_iter, share)
+
+
+class HostModels(Models):
+    """Models on the processors of this machine."""
+
+    def __init__(self, data: Matrix, starts: Sequence[np.ndarray]) -> None:
+        super().__init__(data, starts)
+        n_models = len(starts)
+        self.workers = n_threads()
+        label_type = kernels.label_dtype(max(len(start) for start in starts))
+        self.labels = np.zeros((n_models, data.n_samples), label_type)
+        self.summed = np.zeros((n_models, data.n_samples), label_type)
+        self.until = np.full((n_models, data.n_samples), -1, np.float32)
+        self.changed = np.zeros((n_models, data.n_blocks), np.int32)
+
+    def labels_of(self, m: int) -> np.ndarray:  # noqa: D102
+        labels: np.ndarray = self.labels[m]
+        return labels
+
+    def assign(self, models: np.ndarray, share: Share) -> None:  # noqa: D102
+        data = self.data
+
+        def assign(block: int) -> None:
+            kernels.assign_block(
+                data.X, data.Z, data.length, data.square, block, models, self.first, self.centres, self.doubled,
+                self.base, self.slope, self.offset, self.spent, self.labels, self.until, self.changed,
+            )  # fmt: skip
+
+        self.changed[models] = 0
+        share(assign, range(data.n_blocks))
+
+    def add_up(self, models: np.ndarray, fresh: np.ndarray, share: Share) -> None:  # noqa: D102
+        group = min(_GROUP, -(-len(models) // (2 * self.workers)))
+
+        def move(start: int) -> None:
+            kernels.move_rows(
+                self.data.X, models[start : start + group], fresh, self.first, self.labels, self.summed,
+                self.changed, self.high, self.rest, self.counts,
+            )  # fmt: skip
+
+        share(move, range(0, len(models), max(group, 1)))
 
 
 def finish(X: np.ndarray, centres: np.ndarray, labels: np.ndarray, n_iter: int, share: Share) -> Fit:
@@ -186,16 +219,13 @@ def finish(X: np.ndarray, centres: np.ndarray, labels: np.ndarray, n_iter: int, 
     return Fit(centres, labels.astype(np.int32), float(sums.sum()), n_iter)
 
 
-def lloyd(
-    data: Matrix, starts: Sequence[np.ndarray], *, max_iter: int, tol: float, share: Share
-) -> Iterator[tuple[int, Fit]]:
-    """Fit one model per start and yield ``(index of the start, fit)`` as they finish.
+def lloyd(models: Models, *, max_iter: int, tol: float, share: Share) -> Iterator[tuple[int, Fit]]:
+    """Fit models and yield ``(model, fit)`` as they finish.
 
     Parameters
     ----------
-    data : Matrix
-    starts : sequence of ndarray (n_clusters, n_features) float64
-        Initial centres; the number of clusters may differ.
+    models : Models
+        With their initial centres.
     max_iter : int
     tol : float
         A model is finished once its labels stay the same, or the squared moves of its centres add up to at most this;
@@ -203,10 +233,10 @@ def lloyd(
     share : callable
         From `threads`.
     """
-    models = _Models(data, starts)
-    active, last = np.arange(len(starts)), np.empty(0, np.int64)
-    n_iter = np.zeros(len(starts), np.int64)
-    fresh = np.ones(len(starts), np.bool_)
+    n_models = len(models.shifts)
+    active, last = np.arange(n_models), np.empty(0, np.int64)
+    n_iter = np.zeros(n_models, np.int64)
+    fresh = np.ones(n_models, np.bool_)
     while len(active) or len(last):
         models.assign(np.concatenate([active, last]), share)
         for m in last:
@@ -247,6 +277,7 @@ def sweep(
     tol: float,
     seed: int,
     memory: MemoryBudget,
+    backend: Backend,
     advance: Callable[[float], None] = lambda _: None,
 ) -> dict[int, Fit]:
     """Return the best of `n_init` fits for every number of clusters; the first of equally good ones.
@@ -264,6 +295,7 @@ def sweep(
     seed : int
     memory : MemoryBudget
         Decides how many models are fitted together.
+    backend : Backend
     advance : callable
         Told the share of the models that were finished.
 
@@ -279,6 +311,7 @@ def sweep(
     best = _Best()
     with threads(workers) as share:
         data = Matrix.of(X, share)
+        fitter = backend.fit_kmeans(data)
         left = sorted(n_clusters)
         while left:
             together = [seeds.seeding_bytes(n, d, left[: i + 1], n_init) <= memory.free // 2 for i in range(len(left))]
@@ -291,10 +324,11 @@ def sweep(
                 starts = seeds.plus_plus(data, part, seeds.generators(seed, n_init), share)
             jobs = [(k, start) for k in part for start in range(n_init)]
             while jobs:
-                models, jobs = _that_fit(jobs, n, d, workers, memory)
-                centres = [starts[k][start] for k, start in models]
-                for index, fit in lloyd(data, centres, max_iter=max_iter, tol=tol * data.variance, share=share):
-                    best.take(*models[index], fit)
+                room = fitter.room([k for k, _ in jobs], workers, memory)
+                now, jobs = jobs[:room], jobs[room:]
+                models = fitter.models([starts[k][start] for k, start in now])
+                for index, fit in lloyd(models, max_iter=max_iter, tol=tol * data.variance, share=share):
+                    best.take(*now[index], fit)
                     advance(1 / (n_init * len(n_clusters)))
     return {k: best.fits[k] for k in n_clusters}
 
@@ -305,18 +339,36 @@ def _scratch(n_clusters: int, n_features: int) -> int:
     return 4 * (width * padded(n_features) + (width + n_clusters) * BLOCK) + 64 * BLOCK
 
 
-def _that_fit(
-    jobs: list[tuple[int, int]], n: int, d: int, workers: int, memory: MemoryBudget
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Split models into those that fit into memory together and those that are left for later."""
-    largest = max(k for k, _ in jobs)
-    label_bytes = np.dtype(kernels.label_dtype(largest)).itemsize
-    held = [n * (2 * label_bytes + 4) + 4 * (n // BLOCK + 1) + k * (60 * d + 64) for k, _ in jobs]
-    fixed = workers * _scratch(largest, d) + 28 * n + n * 4 * len({k for k, _ in jobs})
-    memory.require(fixed + max(held), f"KMeans, one model of {largest} clusters at a time")
-    free = memory.free - fixed
-    together = max(1, sum(total <= free for total in itertools.accumulate(held)))
-    return jobs[:together], jobs[together:]
+class Fitter(Protocol):
+    """Makes models of one matrix on one device."""
+
+    def room(self, n_clusters: Sequence[int], workers: int, memory: MemoryBudget) -> int:
+        """Return how many of the next models, given by their numbers of clusters, fit together; at least one."""
+        ...
+
+    def models(self, starts: Sequence[np.ndarray]) -> Models:
+        """Return models with these initial centres, each (n_clusters, n_features) float64."""
+        ...
+
+
+@dataclass(frozen=True)
+class HostFitter:
+    """Makes models on the processors of this machine; see `Fitter`."""
+
+    data: Matrix
+
+    def room(self, n_clusters: Sequence[int], workers: int, memory: MemoryBudget) -> int:  # noqa: D102
+        n, d = self.data.X.shape
+        largest = max(n_clusters)
+        label_bytes = np.dtype(kernels.label_dtype(largest)).itemsize
+        held = [n * (2 * label_bytes + 4) + 4 * (n // BLOCK + 1) + k * (60 * d + 64) for k in n_clusters]
+        fixed = workers * _scratch(largest, d) + 28 * n + n * 4 * len(set(n_clusters))
+        memory.require(fixed + max(held), f"KMeans, one model of {largest} clusters at a time")
+        free = memory.free - fixed
+        return max(1, int(sum(total <= free for total in itertools.accumulate(held))))
+
+    def models(self, starts: Sequence[np.ndarray]) -> Models:  # noqa: D102
+        return HostModels(self.data, starts)
 
 
 def assign(X: np.ndarray, centres: np.ndarray) -> Fit:
@@ -330,6 +382,6 @@ def assign(X: np.ndarray, centres: np.ndarray) -> Fit:
     """
     workers = 1 if X.size * len(centres) < _SMALL_WORK else n_threads()
     with threads(workers) as share:
-        models = _Models(Matrix.of(X, share), [centres])
+        models = HostModels(Matrix.of(X, share), [centres])
         models.assign(np.arange(1), share)
         return finish(X, centres, models.labels[0], 0, share)

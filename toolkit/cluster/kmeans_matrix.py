@@ -88,7 +88,7 @@ class Matrix:
     @property
     def variance(self) -> float:
         """Mean of the variances of the columns."""
-        return float(self.mean_square / self.X.shape[1] / self.scale**2)
+        return float(self.mean_square / self.X.shape[1] / self.scale / self.scale)
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from toolkit.errors import InputError, MemoryBudgetError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from toolkit.backend.base import Backend
     from toolkit.cluster.density import DensityForest
     from toolkit.memory import MemoryBudget
 
@@ -29,7 +30,13 @@ SHARED_BY = {"KMeans": "KMeans", "DBSCAN": "density", "HDBSCAN": "density"}  # w
 
 
 def fit_sweep(
-    cells: list[Params], X: np.ndarray, *, seed: int, memory: MemoryBudget, advance: Callable[[float], None]
+    cells: list[Params],
+    X: np.ndarray,
+    *,
+    seed: int,
+    memory: MemoryBudget,
+    backend: Backend,
+    advance: Callable[[float], None],
 ) -> Iterator[dict[int, Result]]:
     """Fit KMeans cells, those with the same options together; yield labels by position in `cells`.
 
@@ -40,6 +47,7 @@ def fit_sweep(
     X : ndarray (n_samples, n_features) float32 or float64
     seed : int
     memory : MemoryBudget
+    backend : Backend
     advance : callable
         Told the share of the work that was done.
     """
@@ -63,7 +71,13 @@ def fit_sweep(
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)  # the tables say it
                     models = kmeans_sweep(
-                        X, possible.values(), random_state=seed, memory=memory, advance=told, **options
+                        X,
+                        possible.values(),
+                        random_state=seed,
+                        memory=memory,
+                        device=backend,
+                        advance=told,
+                        **options,
                     )
             except OSError:
                 raise  # the disk, not the models

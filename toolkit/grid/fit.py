@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.backend.cpu import CpuBackend
 from toolkit.cluster import shared
 from toolkit.cluster.density import DensityForest
 from toolkit.cluster.reference import fit_labels
@@ -21,6 +22,7 @@ from toolkit.score.partition import score_labellings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from toolkit.backend.base import Backend
     from toolkit.cluster.shared import Result
 
     ForestOf = Callable[[list[int], Callable[[float], None]], DensityForest]
@@ -38,6 +40,7 @@ class Settings:
     silhouette_rows: int
     seed: int
     memory: MemoryBudget
+    backend: Backend = field(default_factory=CpuBackend)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ def fit_and_score(
     dict of int to Fitted
         By position in `models`, as soon as some are finished; each model once.
     """
-    forests = forest_of or (lambda values, told: DensityForest(values, memory=settings.memory).fit(X, advance=told))
+
+    def forest(values: list[int], told: Callable[[float], None]) -> DensityForest:
+        return DensityForest(values, memory=settings.memory, device=settings.backend).fit(X, advance=told)
+
+    forests = forest_of or forest
     for batch in ENGINES[settings.engine](models, X, settings, forests, advance):
         yield _score(batch, models, X, settings, advance)
 
@@ -142,7 +149,8 @@ def _shared(
     if sweep:
         cells = [models[position][1] for position in sweep]
         told = partial(advance, "KMeans")
-        parts.append((sweep, shared.fit_sweep(cells, X, seed=settings.seed, memory=settings.memory, advance=told)))
+        how: dict[str, Any] = {"seed": settings.seed, "memory": settings.memory, "backend": settings.backend}
+        parts.append((sweep, shared.fit_sweep(cells, X, advance=told, **how)))
     if density:
         told = partial(advance, "density")
         parts.append((density, shared.fit_density([models[p] for p in density], X, forest_of=forest_of, advance=told)))
@@ -194,7 +202,8 @@ def _score(
             done[at] = Fitted({"error": f"{type(row).__name__}: {_one_line(row)}"}, None)
             continue
         facts = shared.FACTS[models[at][0]] if settings.engine == "shared" else _REFERENCE_FACTS
-        row |= {"n_rows": len(X), "n_components": X.shape[1], "engine": settings.engine, "device": "cpu"} | facts
+        row |= {"n_rows": len(X), "n_components": X.shape[1], "engine": settings.engine} | facts
+        row["device"] = settings.backend.name
         row |= {"warning": batch[at].warning, "fit_seconds": round(batch[at].seconds, 6)}
         done[at] = Fitted(row | {"score_seconds": round(seconds, 6)}, labels[at])
     return done

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from toolkit.backend.base import Backend
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
 
@@ -31,10 +32,11 @@ class Forests:
     folder : Path
     memory : MemoryBudget
     reporter : Reporter
+    backend : Backend
     """
 
-    def __init__(self, folder: Path, memory: MemoryBudget, reporter: Reporter) -> None:
-        self.folder, self.memory, self.reporter = folder, memory, reporter
+    def __init__(self, folder: Path, memory: MemoryBudget, reporter: Reporter, backend: Backend) -> None:
+        self.folder, self.memory, self.reporter, self.backend = folder, memory, reporter, backend
 
     def get(
         self, key: str, X: np.ndarray, min_samples: list[int], *, advance: Callable[[float], None] = lambda _: None
@@ -55,7 +57,8 @@ class Forests:
                 del kept
             shutil.rmtree(path, ignore_errors=True)
         start = time.monotonic()
-        forest = DensityForest(min_samples, memory=self.memory, folder=self.folder).fit(X, advance=advance)
+        forest = DensityForest(min_samples, memory=self.memory, folder=self.folder, device=self.backend)
+        forest.fit(X, advance=advance)
         if time.monotonic() - start >= _WORTH_KEEPING:
             free = shutil.disk_usage(self.folder).free
             if forest.n_bytes <= _DISK_SHARE * free:

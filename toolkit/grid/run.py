@@ -28,6 +28,7 @@ from toolkit.memory import peak_bytes, reset_peak
 from toolkit.report.tables import plan_summary
 
 if TYPE_CHECKING:
+    from toolkit.backend.base import Backend
     from toolkit.config import Config, Stage
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter, Task
@@ -63,8 +64,10 @@ class Run:
     out : Path
         Made if it is missing; goes on where it stopped if it holds an unfinished run of the same configuration.
     memory : MemoryBudget
-    device : dict
-        The device that was chosen and why, for ``run.json``.
+    backend : Backend
+        The device.
+    reason : str
+        Why that one, for ``run.json``.
     reporter : Reporter
     strict : bool
         Make rows with NaN or inf an error.
@@ -76,11 +79,13 @@ class Run:
         out: Path,
         *,
         memory: MemoryBudget,
-        device: dict[str, str],
+        backend: Backend,
+        reason: str,
         reporter: Reporter,
         strict: bool = False,
     ) -> None:
-        self.config, self.memory, self.device, self.reporter, self.strict = config, memory, device, reporter, strict
+        self.config, self.memory, self.reporter, self.strict = config, memory, reporter, strict
+        self.backend, self.reason = backend, reason
         self.loader = open_loader(config, memory)
         self.costs = CostModel(config)
         self.settings = Settings(
@@ -89,6 +94,7 @@ class Run:
             silhouette_rows=config.silhouette_rows,
             seed=config.seed,
             memory=memory,
+            backend=backend,
         )
         self.out = Path(out)
         self.n_fitted = 0
@@ -118,10 +124,11 @@ class Run:
             self.fingerprints = {name: hash_of(self.loader.open(name).path) for name in self.loader.names}
             for change in self.folder.claim(self.config.identity(), self.fingerprints):
                 self.reporter.warn(f"the finished models were fitted with another version: {change}")
-            self.forests = Forests(self.keeper.cache.folder, self.memory, self.reporter)
+            self.forests = Forests(self.keeper.cache.folder, self.memory, self.reporter, self.backend)
             self.store = Store(self.out / "models")
             self.store.prepare()
-            self.folder.describe(memory_limit=self.memory.limit, memory_source=self.memory.source, device=self.device)
+            device = self.backend.describe() | {"reason": self.reason}
+            self.folder.describe(memory_limit=self.memory.limit, memory_source=self.memory.source, device=device)
             models: dict[str, pd.DataFrame] = {}
             cells: list[Cell] = []
             for stage in self.config.stages:
@@ -144,6 +151,7 @@ class Run:
     def _stage(self, stage: Stage, cells: list[Cell]) -> pd.DataFrame:
         started = time.monotonic()
         reset_peak()
+        self.backend.reset_peak()
         errors: dict[str, str] = {}
         pending = [cell for cell in cells if self._id(cell) not in self.store.rows]
         if not cells:
@@ -168,6 +176,7 @@ class Run:
             failed=len(errors),
             predicted_seconds=round(sum(seconds), 3),
             peak_bytes=peak_bytes(),
+            device_peak_bytes=self.backend.peak_bytes(),
         )
         return table
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from toolkit.cluster.kmeans import Fitter
+    from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.memory import MemoryBudget
 
@@ -23,6 +25,21 @@ class CudaBackend:
 
     def __init__(self, device: str = "cuda", memory: str | int | None = None) -> None:
         self.device = Device(device, memory)
+
+    def describe(self) -> dict[str, str]:  # noqa: D102
+        torch = self.device.torch
+        return {
+            "name": self.name,
+            "card": self.device.name,
+            "torch": torch.__version__,
+            "cuda": str(torch.version.cuda),
+        }
+
+    def reset_peak(self) -> None:  # noqa: D102
+        self.device.reset_peak()
+
+    def peak_bytes(self) -> int | None:  # noqa: D102
+        return self.device.peak_bytes
 
     def list_neighbors(  # noqa: D102
         self,
@@ -36,3 +53,8 @@ class CudaBackend:
         from toolkit.backend.cuda.neighbors import list_neighbors
 
         return list_neighbors(self.device, X, min_samples, memory=memory, folder=folder, advance=advance)
+
+    def fit_kmeans(self, data: Matrix) -> Fitter:  # noqa: D102
+        from toolkit.backend.cuda.kmeans import DeviceFitter
+
+        return DeviceFitter(self.device, data)
