@@ -10,6 +10,7 @@ import pytest
 from hard_data import KINDS, data, duplicates, far_blobs, heavy_tails, lattice, normal, two_scales
 
 from toolkit.backend import device as device_choice
+from toolkit.backend.cpu import CpuBackend
 from toolkit.backend.cuda import CudaBackend
 from toolkit.backend.cuda import device as device_module
 from toolkit.backend.cuda import neighbors as device_neighbors
@@ -22,6 +23,7 @@ from toolkit.cluster.forest_plan import list_neighbors
 from toolkit.cluster.lists import NeighborLists
 from toolkit.cluster.points import Points, measure
 from toolkit.errors import DeviceError, InputError, MemoryBudgetError, MissingPackageError
+from toolkit.grid.fit import Settings, fit_and_score
 from toolkit.memory import MemoryBudget
 
 torch = pytest.importorskip("torch")
@@ -254,3 +256,21 @@ def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(MissingPackageError, match=r"needs the package torch, which is missing: pip install torch"):
         device_module.Device()
+
+
+def test_a_grid_has_the_labels_of_the_host(backend: CudaBackend) -> None:
+    X = data(two_scales, 900, 12)
+    models: list[Any] = [("KMeans", {"n_clusters": k}) for k in (2, 5, 9)]
+    models += [("DBSCAN", {"eps": eps, "min_samples": m}) for eps in (0.1, 1.0, 3.0, 5.0) for m in (4, 16)]
+    models += [("HDBSCAN", {"min_cluster_size": size}) for size in (4, 16)]
+    found = []
+    for device in (backend, CpuBackend()):
+        settings = Settings("shared", "exclude", 500, 0, MemoryBudget.resolve("8GiB"), device)
+        found.append({at: one for batch in fit_and_score(models, X, settings) for at, one in batch.items()})
+    assert len(found[0]) == len(models)
+    for at, theirs in found[1].items():
+        ours = found[0][at]
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert (ours.row["device"], theirs.row["device"]) == ("cuda", "cpu")
+        for name in ("calinski_harabasz_score", "davies_bouldin_score", "silhouette_score"):
+            assert ours.row[name] == (None if theirs.row[name] is None else pytest.approx(theirs.row[name], rel=1e-11))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sklearn.cluster
 
+from toolkit.backend.cpu import CpuBackend
 from toolkit.cluster.density import DensityForest
 from toolkit.errors import MemoryBudgetError
 from toolkit.grid import fit
@@ -105,7 +106,7 @@ def test_cells_that_do_not_fit_leave_the_others(X, monkeypatch):
 
 def test_forests_are_kept_and_used_again(X, tmp_path, monkeypatch):
     monkeypatch.setattr("toolkit.grid.forests._WORTH_KEEPING", 0)
-    forests = Forests(tmp_path, MemoryBudget(1 << 40), Reporter(quiet=True))
+    forests = Forests(tmp_path, MemoryBudget(1 << 40), Reporter(quiet=True), CpuBackend())
     first = forests.get("k", X, [3, 9])
     (kept,) = tmp_path.iterdir()
     stamp = (kept / "squared.npy").stat().st_mtime_ns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.memory import MemoryBudget
+    from toolkit.score.labellings import Partition
+    from toolkit.score.partition import Room
+    from toolkit.score.silhouette import RowGroup
 
 
 class Backend(Protocol):
@@ -55,4 +58,22 @@ class Backend(Protocol):
 
     def fit_kmeans(self, data: Matrix) -> Fitter:
         """Return what makes KMeans models of a matrix."""
+        ...
+
+    def variance_scores(
+        self,
+        X: np.ndarray,
+        origin: np.ndarray,
+        partitions: list[Partition],
+        *,
+        room: Room,
+        advance: Callable[[int], None],
+    ) -> Iterator[tuple[float, float]]:
+        """Yield Calinski-Harabasz and Davies-Bouldin of labellings; see `toolkit.score.variance`."""
+        ...
+
+    def silhouettes(
+        self, X: np.ndarray, origin: np.ndarray, group: RowGroup, *, room: Room, advance: Callable[[float], object]
+    ) -> dict[int, tuple[float, int]]:
+        """Return the mean silhouettes of labellings that share rows; see `toolkit.score.silhouette`."""
         ...

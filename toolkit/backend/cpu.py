@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.memory import MemoryBudget
+    from toolkit.score.labellings import Partition
+    from toolkit.score.partition import Room
+    from toolkit.score.silhouette import RowGroup
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,3 +83,23 @@ class CpuBackend:
         from toolkit.cluster.kmeans import HostFitter
 
         return HostFitter(data)
+
+    def variance_scores(  # noqa: D102
+        self,
+        X: np.ndarray,
+        origin: np.ndarray,
+        partitions: list[Partition],
+        *,
+        room: Room,
+        advance: Callable[[int], None],
+    ) -> Iterator[tuple[float, float]]:
+        from toolkit.score.partition import host_variance
+
+        return host_variance(X, origin, partitions, room=room, advance=advance)
+
+    def silhouettes(  # noqa: D102
+        self, X: np.ndarray, origin: np.ndarray, group: RowGroup, *, room: Room, advance: Callable[[float], object]
+    ) -> dict[int, tuple[float, int]]:
+        from toolkit.score.partition import host_silhouettes
+
+        return host_silhouettes(X, origin, group, room=room, advance=advance)

@@ -215,7 +215,9 @@ def _score_all(
     """Score labellings together, or, where that fails, one by one: one that cannot be scored costs its own row."""
     how: dict[str, Any] = {"noise": settings.noise, "silhouette_rows": settings.silhouette_rows, "seed": settings.seed}
     try:
-        found = score_labellings(X, list(labels.values()), memory=settings.memory, progress=progress, **how)
+        found = score_labellings(
+            X, list(labels.values()), memory=settings.memory, backend=settings.backend, progress=progress, **how
+        )
     except InputError as error:
         if len(labels) == 1:
             return dict.fromkeys(labels, error)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.backend.cpu import ordered_map
+from toolkit.backend.cpu import CpuBackend, ordered_map
 from toolkit.errors import InputError, unknown
 from toolkit.memory import MemoryBudget, n_threads
 from toolkit.score import METRICS
@@ -14,6 +15,7 @@ from toolkit.score import METRICS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from toolkit.backend.base import Backend
     from toolkit.score.labellings import Partition
     from toolkit.score.silhouette import RowGroup
 
@@ -35,6 +37,7 @@ def score_labellings(
     silhouette_rows: int = 10_000,
     seed: int = 0,
     memory: MemoryBudget | None = None,
+    backend: Backend | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Score many labellings of one matrix together.
@@ -58,6 +61,8 @@ def score_labellings(
         Of that order.
     memory : MemoryBudget, optional
         What may be taken; it decides how many labellings and threads are in flight. None: what is available.
+    backend : Backend, optional
+        Where sums and distances are computed; None: on the processors of this machine.
     progress : callable, optional
         Called with the share of the work that is done, from 0 to 1.
 
@@ -90,7 +95,8 @@ def score_labellings(
         budget.require(n_bytes, what)
         return budget.free
 
-    return _score(X, labellings, noise, silhouette_rows, seed, room, progress or (lambda _: None))
+    where = CpuBackend() if backend is None else backend
+    return _score(X, labellings, noise, silhouette_rows, seed, where, room, progress or (lambda _: None))
 
 
 def score_labels(
@@ -127,7 +133,7 @@ def score_labels(
     def room(n_bytes: int, _: str) -> int:
         return max(n_bytes, max_bytes)
 
-    return _score(X, [labels], noise, silhouette_rows, seed, room, lambda _: None)[0]
+    return _score(X, [labels], noise, silhouette_rows, seed, CpuBackend(), room, lambda _: None)[0]
 
 
 def cluster_centroids(
@@ -174,6 +180,7 @@ def _score(
     noise: str,
     silhouette_rows: int,
     seed: int,
+    backend: Backend,
     room: Room,
     progress: Callable[[float], object],
 ) -> list[dict[str, Any]]:
@@ -197,17 +204,20 @@ def _score(
     origin = column_origin(X)  # depends on X alone, so a labelling's numbers do not depend on the others
     cost = _VARIANCE_COST * X.size * len(several) + sum(group.cost(X.shape[1]) for group in groups)
     done = _Progress(progress, cost)
-    for i, found in zip(scored, _variance(X, origin, several, room, done), strict=True):
+    unit = _VARIANCE_COST * X.size
+    scores = backend.variance_scores(X, origin, several, room=room, advance=lambda n: done.advance(n * unit))
+    for i, found in zip(scored, scores, strict=True):
         rows[i]["calinski_harabasz_score"], rows[i]["davies_bouldin_score"] = found
     for group in groups:
-        for position, found in _silhouettes(X, origin, group, room, done).items():
+        share = partial(_advance_share, done, group.cost(X.shape[1]))
+        for position, found in backend.silhouettes(X, origin, group, room=room, advance=share).items():
             rows[scored[position]]["silhouette_score"], rows[scored[position]]["silhouette_rows"] = found
     progress(1.0)
     return [dict(rows[i]) for i in of_labelling]
 
 
-def _variance(
-    X: np.ndarray, origin: np.ndarray, partitions: list[Partition], room: Room, done: _Progress
+def host_variance(
+    X: np.ndarray, origin: np.ndarray, partitions: list[Partition], *, room: Room, advance: Callable[[int], None]
 ) -> Iterator[tuple[float, float]]:
     """Yield (Calinski-Harabasz, Davies-Bouldin) of labellings, as many in flight as there is room for."""
     from toolkit.score.variance import group_bytes, variance_scores
@@ -227,20 +237,19 @@ def _variance(
         groups[-1].append(partition)
         taken += one
     for scores in ordered_map(lambda group: variance_scores(X, origin, group), groups, workers=workers):
-        done.advance(_VARIANCE_COST * X.size * len(scores))
+        advance(len(scores))
         yield from scores
 
 
-def _silhouettes(
-    X: np.ndarray, origin: np.ndarray, group: RowGroup, room: Room, done: _Progress
+def host_silhouettes(
+    X: np.ndarray, origin: np.ndarray, group: RowGroup, *, room: Room, advance: Callable[[float], object]
 ) -> dict[int, tuple[float, int]]:
     """Return position -> (silhouette, rows) of labellings that share rows."""
     from toolkit.score.silhouette import silhouettes
 
     what = f"the silhouette of {len(group.rows):,} rows in {group.most_clusters:,} clusters"
     free, workers = _workers(room, lambda workers: group.n_bytes(X.shape[1], workers), what)
-    cost = group.cost(X.shape[1])
-    return silhouettes(X, origin, group, free=free, workers=workers, advance=lambda share: done.advance(share * cost))
+    return silhouettes(X, origin, group, free=free, workers=workers, advance=advance)
 
 
 def _workers(room: Room, n_bytes: Callable[[int], int], what: str) -> tuple[int, int]:
@@ -258,6 +267,10 @@ class _Progress:
     def advance(self, cost: float) -> None:
         self.done += cost
         self.tell(min(self.done / self.total, 1.0))
+
+
+def _advance_share(done: _Progress, cost: float, share: float) -> None:
+    done.advance(share * cost)
 
 
 def _check_noise(noise: str) -> None:

@@ -30,7 +30,7 @@ _TILE_BYTES = 2 * 8 * _TILE_ROWS * _TILE_COLUMNS
 _LABEL_BYTES = 4 + 4 + 4 * 12  # of a labelling and row: label, sorted column, runs (at most one) being put together
 _SUM_BYTES = 16 << 20  # of sums per thread: beyond that they leave the cache, and new tiles are cheaper
 _SHARED_PREFIX = 2  # labellings share tiles within so many times `max_rows` rows of the common order
-_NEAR = 2.0**-17  # squared distances below this share of the squared norms are computed again from the differences
+NEAR = 2.0**-17  # squared distances below this share of the squared norms are computed again from the differences
 
 
 @dataclass(frozen=True)
@@ -291,10 +291,10 @@ def _distances(product, columns, rows, column_norms, row_norms, distances):  # t
                 both = norm + row_norms[first + v]
                 squared = both - 2 * product[j, first + v]
                 distances[part, j, v] = squared
-                n_near += squared < _NEAR * both
+                n_near += squared < NEAR * both
             if n_near:
                 for v in range(_LANES):
-                    if distances[part, j, v] < _NEAR * (norm + row_norms[first + v]):
+                    if distances[part, j, v] < NEAR * (norm + row_norms[first + v]):
                         distances[part, j, v] = squared_distance(columns[j], rows[first + v])
             for v in range(_LANES):
                 distances[part, j, v] = np.sqrt(distances[part, j, v])

@@ -54,16 +54,28 @@ def variance_scores(X: np.ndarray, origin: np.ndarray, partitions: list[Partitio
     for rows, block in _centred_blocks(X, origin):
         for i, partition in enumerate(partitions):
             _add_distances(block, partition.clusters(rows), centres[i], spreads[i], squares[i])
-    scores = []
-    for i, partition in enumerate(partitions):
-        between, within = _between(centres[i], partition.sizes), float(squares[i].sum())
-        n, k = partition.n_clustered, partition.n_clusters
-        calinski_harabasz = 1.0 if within == 0 else between * (n - k) / (within * (k - 1))
-        spread = spreads[i] / partition.sizes
-        norms = np.sqrt(np.einsum("ij,ij->i", centres[i], centres[i]))
-        worst = _worst_similarity(centres[i], spread, _COINCIDE * (spread + norms))
-        scores.append((calinski_harabasz, float(worst.mean())))
-    return scores
+    return [scores_of(*sums) for sums in zip(centres, spreads, squares, partitions, strict=True)]
+
+
+def scores_of(
+    centres: np.ndarray, spreads: np.ndarray, squares: np.ndarray, partition: Partition
+) -> tuple[float, float]:
+    """Return Calinski-Harabasz and Davies-Bouldin.
+
+    Parameters
+    ----------
+    centres : ndarray (n_clusters, n_features) float64
+    spreads, squares : ndarray (n_clusters,) float64
+        Sums of the distances of the rows to their centroid, and of their squares.
+    partition : Partition
+    """
+    between, within = _between(centres, partition.sizes), float(squares.sum())
+    n, k = partition.n_clustered, partition.n_clusters
+    calinski_harabasz = 1.0 if within == 0 else between * (n - k) / (within * (k - 1))
+    spread = spreads / partition.sizes
+    norms = np.sqrt(np.einsum("ij,ij->i", centres, centres))
+    worst = _worst_similarity(centres, spread, _COINCIDE * (spread + norms))
+    return calinski_harabasz, float(worst.mean())
 
 
 def centroids(X: np.ndarray, origin: np.ndarray, partitions: list[Partition]) -> list[np.ndarray]:

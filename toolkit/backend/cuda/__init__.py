@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from toolkit.backend.cuda.device import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.memory import MemoryBudget
+    from toolkit.score.labellings import Partition
+    from toolkit.score.partition import Room
+    from toolkit.score.silhouette import RowGroup
 
 
 class CudaBackend:
@@ -58,3 +61,23 @@ class CudaBackend:
         from toolkit.backend.cuda.kmeans import DeviceFitter
 
         return DeviceFitter(self.device, data)
+
+    def variance_scores(  # noqa: D102
+        self,
+        X: np.ndarray,
+        origin: np.ndarray,
+        partitions: list[Partition],
+        *,
+        room: Room,
+        advance: Callable[[int], None],
+    ) -> Iterator[tuple[float, float]]:
+        from toolkit.backend.cuda.scores import variance_scores
+
+        return variance_scores(self.device, X, origin, partitions, advance=advance)
+
+    def silhouettes(  # noqa: D102
+        self, X: np.ndarray, origin: np.ndarray, group: RowGroup, *, room: Room, advance: Callable[[float], object]
+    ) -> dict[int, tuple[float, int]]:
+        from toolkit.backend.cuda.scores import silhouettes
+
+        return silhouettes(self.device, X, origin, group, advance=advance)

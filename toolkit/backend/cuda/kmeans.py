@@ -1,8 +1,8 @@
 """KMeans on the device; see `toolkit.cluster.kmeans`, whose iterations these are.
 
 A float32 product assigns the rows whose two nearest centres its error cannot confuse, float64 differences the others.
-Sums are sums of whole numbers: each value is cut into pieces of few bits, which int64 adds up without rounding. So
-neither the order in which a device adds nor the device changes a bit, and atomic additions are as good as any.
+Sums are exact (`ExactSums`), so neither the order in which a device adds nor the device changes a bit, and atomic
+additions are as good as any.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.backend.cuda.sums import ExactSums
 from toolkit.cluster.kmeans import Models
 from toolkit.cluster.kmeans_kernels import SLACK
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from toolkit.memory import MemoryBudget
 
 _LANES = 8  # of `toolkit.cluster.kmeans_kernels.squared_distance`
-_MOST_PIECES = 6  # beyond that many bits below the largest value nothing is left of a sum in float64
-_SIGN_BITS = 2  # of int64, that sums of pieces never reach
-_MOST_BITS = 52  # of a piece: float64 holds it exactly
 _PRODUCT_WORK = 24  # bytes for each product of a row with a centre
 _MOST_ROWS = 1 << 17  # of a product at once: more is no faster
 _CHUNK_BYTES = 256 << 20  # of values that are cut into pieces at once
@@ -38,60 +36,25 @@ class DeviceFitter:
     X : tensor (n_samples, n_features) float32 or float64
     Z : tensor (n_samples, n_padded) float32
     square, length : tensor (n_samples,) float32
-    exponent, bits, n_pieces : int
-        ``X * 2**-exponent`` is below 1 and cut into so many pieces of so many bits.
+    sums : ExactSums
     """
 
     def __init__(self, device: Device, data: Matrix) -> None:
         self.device, self.data = device, data
         self.X, self.Z = device.put(data.X), device.put(data.Z)
         self.square, self.length = device.put(data.square), device.put(data.length)
-        largest = max(float(self.X.max()), -float(self.X.min()))
-        self.exponent = max(int(np.frexp(largest)[1]), -1000)
-        self.bits = min(_MOST_BITS, 63 - _SIGN_BITS - len(self.X).bit_length())
-        self.n_pieces = max(self._pieces_of(part) for part in self.X.split(self.rows_of(16)))
+        self.sums = ExactSums.of(device, self.X.split(self.rows_of(16)), len(self.X))
 
     def rows_of(self, n_bytes_per_value: int) -> int:
         """Return how many rows may be worked on at once."""
         return max(1, int(_CHUNK_BYTES // (n_bytes_per_value * self.data.X.shape[1])))
-
-    def _pieces_of(self, rows: Any) -> int:
-        left, n_pieces = rows, 0
-        while n_pieces < _MOST_PIECES and (n_pieces == 0 or bool((left != 0).any())):
-            left = self.cut(left, n_pieces)[1]
-            n_pieces += 1
-        return n_pieces
-
-    def cut(self, values: Any, piece: int) -> tuple[Any, Any]:
-        """Return a piece of values, int64, and what is left of them, float64; pieces are cut in ascending order."""
-        if piece == 0:
-            values = values.double() * 2.0**-self.exponent
-        scaled = values * 2.0**self.bits
-        whole = scaled.trunc()
-        return whole.long(), scaled - whole
-
-    def join(self, sums: Any) -> tuple[Any, Any]:
-        """Return sums of pieces, (n_pieces, ...) int64, as pairs of float64 numbers whose sums they are."""
-        torch = self.device.torch
-        high = torch.zeros(sums.shape[1:], dtype=torch.float64, device=sums.device)
-        rest = torch.zeros_like(high)
-        unit = 1.0
-        for piece in sums:
-            unit *= 2.0**-self.bits
-            upper = piece >> 31
-            for part in ((upper.double() * 2.0**31) * unit, (piece - (upper << 31)).double() * unit):
-                total = high + part  # Knuth's TwoSum
-                back = total - high
-                rest += (high - (total - back)) + (part - back)
-                high = total
-        return high * 2.0**self.exponent, rest * 2.0**self.exponent
 
     def room(self, n_clusters: Sequence[int], workers: int, memory: MemoryBudget) -> int:  # noqa: D102
         n, d = self.X.shape
         free = self.device.free // 2 - n * 64
         held, room = 0, 0
         for k in n_clusters:
-            held += n * 8 + k * d * 8 * (2 * self.n_pieces + 6)
+            held += n * 8 + k * d * 8 * (2 * self.sums.n_pieces + 6)
             room += held <= free
         return max(1, room)
 
@@ -110,7 +73,7 @@ class DeviceModels(Models):
         self.summed = torch.zeros(shape, dtype=torch.int32, device=self.device.device)
         self.changed = np.zeros((len(starts), 1), np.int32)
         n_rows, d = self.centres.shape
-        self.sums = torch.zeros((fitter.n_pieces, n_rows, d), dtype=torch.int64, device=self.device.device)
+        self.sums = torch.zeros((fitter.sums.n_pieces, n_rows, d), dtype=torch.int64, device=self.device.device)
         self.sizes = torch.zeros(n_rows, dtype=torch.int64, device=self.device.device)
 
     def labels_of(self, m: int) -> np.ndarray:  # noqa: D102
@@ -190,19 +153,16 @@ class DeviceModels(Models):
                     sizes.index_add_(0, new, ones)
                     if old is not None:
                         sizes.index_add_(0, old, ones, alpha=-1)
-                    values = self.fitter.X[part]
-                    for piece in range(self.fitter.n_pieces):
-                        whole, values = self.fitter.cut(values, piece)
-                        added[piece].index_add_(0, new, whole)
-                        if old is not None:
-                            added[piece].index_add_(0, old, whole, alpha=-1)
+                    self.fitter.sums.add(added, new, self.fitter.X[part])
+                    if old is not None:
+                        self.fitter.sums.add(added, old, self.fitter.X[part], sign=-1)
             return added, sizes
 
         added, sizes = device.with_less("KMeans", work)
         self.sums += added
         self.sizes += sizes
         self.summed[models] = self.labels[models]
-        high, rest = self.fitter.join(self.sums)
+        high, rest = self.fitter.sums.join(self.sums)
         self.high[:], self.rest[:], self.counts[:] = (device.get(part) for part in (high, rest, self.sizes))
 
 
