@@ -7,7 +7,7 @@ OUT ?= results/$(basename $(notdir $(CONFIG)))
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench gpu-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 
 bench: $(VENV)/.installed-bench ## every benchmark, both sides in one process; results in benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+gpu-check: ## the device code on a GPU machine: parity, memory, times; needs no network; results in benchmarks/results/
+	$(PYTHON) -m benchmarks.gpu_check $(OPTIONS)
 
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info results/*/ descriptors/digits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hard_data import KINDS, data, duplicates, far_blobs, heavy_tails, lattice, normal, two_scales
 
+from benchmarks import gpu_check
 from toolkit.backend import device as device_choice
 from toolkit.backend.cpu import CpuBackend
 from toolkit.backend.cuda import CudaBackend
@@ -274,3 +276,27 @@ def test_a_grid_has_the_labels_of_the_host(backend: CudaBackend) -> None:
         assert (ours.row["device"], theirs.row["device"]) == ("cuda", "cpu")
         for name in ("calinski_harabasz_score", "davies_bouldin_score", "silhouette_score"):
             assert ours.row[name] == (None if theirs.row[name] is None else pytest.approx(theirs.row[name], rel=1e-11))
+
+
+def test_the_check_of_a_gpu_machine_runs(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "SEED_GRID", gpu_check.SEED_GRID[::9])
+    monkeypatch.setattr(gpu_check, "N_CLUSTERS", [2, 3])
+    assert gpu_check.main(["--device", "cpu", "--rows", "600", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert len(report["checks"]) > 15
+    assert all(check["passed"] for check in report["checks"])
+    assert {timing["rows"] for timing in report["timings"]} == {600}
+    assert " models, labels and scores | 600 |" in (tmp_path / "gpu_check.md").read_text()
+    assert "checks passed" in capsys.readouterr().out
+
+
+def test_the_check_of_a_gpu_machine_fails(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "hard_data", lambda n: {"a": data(normal, n, 3)})
+    monkeypatch.setattr(gpu_check, "check_grid", lambda *_: 1 / 0)
+    monkeypatch.setattr(gpu_check, "check_forest", lambda *_: gpu_check.require(False, "differs"))
+    monkeypatch.setattr(gpu_check, "time_parts", lambda *_: "")
+    monkeypatch.setattr(gpu_check, "time_grid", lambda *_: "")
+    assert gpu_check.main(["--device", "cpu", "--rows", "600", "--out", str(tmp_path)]) == 1
+    assert "| FAILED | AssertionError: differs |" in (tmp_path / "gpu_check.md").read_text()
