@@ -21,6 +21,7 @@ from toolkit.backend.cuda.points import DeviceProducts, squared_distances
 from toolkit.backend.device import choose_backend
 from toolkit.cluster import mst
 from toolkit.cluster.density import DensityForest
+from toolkit.cluster.estimators import kmeans_sweep
 from toolkit.cluster.forest_plan import list_neighbors
 from toolkit.cluster.lists import NeighborLists
 from toolkit.cluster.points import Points, measure
@@ -300,3 +301,29 @@ def test_the_check_of_a_gpu_machine_fails(tmp_path: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(gpu_check, "time_grid", lambda *_: "")
     assert gpu_check.main(["--device", "cpu", "--rows", "600", "--out", str(tmp_path)]) == 1
     assert "| FAILED | AssertionError: differs |" in (tmp_path / "gpu_check.md").read_text()
+
+
+class OnACard:
+    """Looks like a CuPy array."""
+
+    __cuda_array_interface__: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, X: np.ndarray) -> None:
+        self.X = X
+
+    def get(self) -> np.ndarray:
+        return self.X
+
+
+def test_arrays_of_other_libraries() -> None:
+    X = data(normal, 150, 4)
+    forest, models = DensityForest([5]).fit(X), kmeans_sweep(X, [3], n_init=1)
+    tensor = torch.from_numpy(X)
+    np.testing.assert_array_equal(DensityForest([5]).fit(tensor).hdbscan(5), forest.hdbscan(5))
+    np.testing.assert_array_equal(kmeans_sweep(tensor, [3], n_init=1)[3].labels_, models[3].labels_)
+    if not torch.cuda.is_available():  # the device is that of the array, and never silently another
+        with pytest.raises(DeviceError, match="--device cuda"):
+            DensityForest([5]).fit(OnACard(X))
+        with pytest.raises(DeviceError, match="--device cuda"):
+            kmeans_sweep(OnACard(X), [3])
+    np.testing.assert_array_equal(DensityForest([5], device="cpu").fit(OnACard(X)).hdbscan(5), forest.hdbscan(5))

@@ -1,4 +1,4 @@
-"""Hand a NumPy matrix to the array library that the caller works with."""
+"""Hand a NumPy matrix to the array library that the caller works with, and take what comes from there."""
 
 from __future__ import annotations
 
@@ -56,3 +56,18 @@ def to_array(matrix: np.ndarray, dtype: str) -> Any:
     if dtype not in ARRAYS:
         raise unknown("dtype", dtype, ARRAYS)
     return ARRAYS[dtype](matrix)
+
+
+def from_array(given: Any) -> tuple[Any, str]:
+    """Return what NumPy can take of an array of any library, and the device it was on: ``"cpu"`` or ``"cuda"``.
+
+    Parameters
+    ----------
+    given : NumPy, CuPy or torch array, or whatever ``numpy.asarray`` takes
+        A GPU's array is copied to the host; no other one is.
+    """
+    if type(given).__module__.split(".")[0] == "torch":
+        return given.detach().cpu().numpy(), "cuda" if given.is_cuda else "cpu"
+    if hasattr(given, "__cuda_array_interface__"):
+        return given.get(), "cuda"
+    return given, "cpu"

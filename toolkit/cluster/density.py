@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from toolkit.atomic import atomic_folder, write_text
+from toolkit.backend.arrays import from_array
 from toolkit.backend.device import get_backend
 from toolkit.cluster.arguments import check_matrix, require_choice, require_integer, require_number
 from toolkit.cluster.forest_plan import BYTES_PER_POINT
@@ -67,8 +68,8 @@ class DensityForest:
         Resident memory of the process; None is what is available. Neighbour lists that do not fit go to disk.
     folder : path or None
         Where they go; None is the system's folder for temporary files.
-    device : {"cpu", "cuda", "auto"} or Backend
-        Where neighbours are found and lists are read. The results are the same.
+    device : {"cpu", "cuda", "auto"}, Backend or None
+        Where neighbours are found and lists are read; None: where X is. The results are the same.
 
     Examples
     --------
@@ -82,7 +83,7 @@ class DensityForest:
         *,
         memory: str | int | MemoryBudget | None = None,
         folder: str | Path | None = None,
-        device: str | Backend = "cpu",
+        device: str | Backend | None = None,
     ) -> None:
         asked = list(min_samples) if np.iterable(min_samples) else [min_samples]
         if not asked:
@@ -97,7 +98,7 @@ class DensityForest:
 
         Parameters
         ----------
-        X : array (n_samples, n_features) float32 or float64
+        X : NumPy, CuPy or torch array (n_samples, n_features) float32 or float64
             Other numbers are taken as float64.
         advance : callable
             Told the share of the work that was done, for a progress bar.
@@ -111,12 +112,13 @@ class DensityForest:
         """
         for name in ("_trees", "_lists"):  # of an earlier fit: a failure leaves none, and frees their memory
             self.__dict__.pop(name, None)
+        X, where = from_array(X)
         X = check_matrix(X)
         memory = MemoryBudget.resolve(self.memory)
         points = Points.of(X)
         self.n_samples, self.n_features = X.shape
         self._index_of, self._first, self._counts = points.index_of, points.first, points.counts
-        lists = get_backend(self.device).list_neighbors(
+        lists = get_backend(self.device or where).list_neighbors(
             points.X,
             self.min_samples[-1],
             memory=memory,

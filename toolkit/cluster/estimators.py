@@ -12,6 +12,7 @@ from sklearn.metrics import euclidean_distances
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from toolkit.backend.arrays import from_array
 from toolkit.backend.device import get_backend
 from toolkit.cluster import kmeans
 from toolkit.cluster.arguments import refuse, require_choice, require_integer, require_number
@@ -68,7 +69,7 @@ def kmeans_sweep(
     max_iter: int = 300,
     tol: float = 1e-4,
     memory: str | int | MemoryBudget | None = None,
-    device: str | Backend = "cpu",
+    device: str | Backend | None = None,
     advance: Callable[[float], None] = lambda _: None,
 ) -> dict[int, KMeans]:
     """Fit KMeans for several numbers of clusters together, in the same passes over the data.
@@ -78,7 +79,7 @@ def kmeans_sweep(
 
     Parameters
     ----------
-    X : array-like (n_samples, n_features)
+    X : array-like, CuPy or torch array (n_samples, n_features)
         float32 or float64 (anything else becomes float64), finite, dense. It is not changed; one float32 copy is made.
     n_clusters : iterable of int
         Each from 1 to n_samples.
@@ -95,8 +96,8 @@ def kmeans_sweep(
         the columns, or no label changes.
     memory : str, int, MemoryBudget or None
         What the process may hold, for instance ``"8GiB"``; decides how many models are fitted at a time.
-    device : {"cpu", "cuda", "auto"} or Backend
-        Where rows are assigned and summed. The models are the same.
+    device : {"cpu", "cuda", "auto"}, Backend or None
+        Where rows are assigned and summed; None: where X is. The models are the same.
     advance : callable
         Told the share of the work that was done, for a progress bar.
 
@@ -124,8 +125,9 @@ def kmeans_sweep(
         raise InputError("n_clusters is empty; give at least one number of clusters")
     options: dict[str, Any] = {"init": init, "n_init": n_init, "max_iter": max_iter, "tol": tol}
     models = {k: KMeans(k, random_state=random_state, **options) for k in wanted}
+    X, where = from_array(X)
     X = validate_data(models[wanted[0]], X, **_INPUT)
-    _fit(X, models, random_state=random_state, memory=memory, device=device, advance=advance, **options)
+    _fit(X, models, random_state=random_state, memory=memory, device=device or where, advance=advance, **options)
     first = models[wanted[0]]
     for model in models.values():
         model.n_features_in_ = first.n_features_in_

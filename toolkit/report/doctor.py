@@ -8,6 +8,7 @@ import platform
 import psutil
 
 import toolkit
+from toolkit.backend.device import choose_backend
 from toolkit.memory import MemoryBudget, format_size, n_threads
 from toolkit.report.tables import format_table
 
@@ -16,7 +17,7 @@ _NEEDED = (
     "matplotlib", "seaborn", "umap-learn", "xxhash",
 )  # fmt: skip
 _OPTIONAL = {
-    "torch": "keeper matrices as torch tensors",
+    "torch": "the GPU (--device cuda); keeper matrices as torch tensors",
     "cupy-cuda12x": "keeper matrices as CuPy arrays (CUDA 12)",
     "cupy-cuda13x": "keeper matrices as CuPy arrays (CUDA 13)",
     "scikit-image": "the digits example",
@@ -31,6 +32,11 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _device() -> str:
+    backend, reason = choose_backend("auto")
+    return f"{backend.describe().get('card', backend.name)} ({reason})"
+
+
 def doctor_text() -> str:
     """Describe this installation."""
     memory = psutil.virtual_memory()
@@ -41,7 +47,7 @@ def doctor_text() -> str:
         ("processors", f"{n_threads()} usable of {psutil.cpu_count()}"),
         ("memory", f"{format_size(memory.available)} available of {format_size(memory.total)}"),
         ("budget", f"{format_size(budget.limit)} ({budget.source})"),
-        ("device", "cpu (all engines run on the CPU)"),
+        ("device", _device()),
     ]
     rows = [(name, _version(name) or "missing: pip install " + name, "needed") for name in _NEEDED]
     rows += [(name, _version(name) or "not installed", f"optional: {use}") for name, use in _OPTIONAL.items()]
