@@ -1,4 +1,4 @@
-"""Scores of the device code on CPU tensors against the host's."""
+"""Scores and moments of the device code on CPU tensors against the host's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from toolkit.backend.cuda import CudaBackend
 from toolkit.backend.cuda import scores as device_scores
 from toolkit.backend.cuda.device import Device
 from toolkit.backend.cuda.sums import ExactSums
+from toolkit.descriptors.keeper import DataKeeper
+from toolkit.descriptors.loader import DataLoader
+from toolkit.descriptors.reduce import measure
 from toolkit.score.partition import score_labellings
 
 torch = pytest.importorskip("torch")
@@ -81,3 +84,30 @@ def test_sums_are_exact(kind: Any, scale: float, backend: CudaBackend) -> None:
         for column in range(3):
             exact = sum(map(Fraction, X[50:][np.arange(50, 300) % 7 == place, column].tolist()))
             assert float(high[place, column]) + float(rest[place, column]) == float(exact)
+
+
+@pytest.mark.parametrize("kind", [normal, lattice, offset, heavy_tails])
+def test_moments_are_those_of_the_host(kind: Any, backend: CudaBackend) -> None:
+    X = data(kind, 700, 20).copy()
+    X[[3, 400]] = np.nan
+    found, expected = (
+        measure((X[i : i + 100] for i in range(0, 700, 100)), covariance=True, workers=2, gram=gram)
+        for gram in (backend.gram(20), None)
+    )
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.bad_rows, [3, 400])
+    np.testing.assert_allclose(
+        found.covariance, expected.covariance, rtol=1e-12, atol=1e-13 * expected.covariance.max()
+    )
+
+
+def test_reduced_descriptors_of_devices_are_kept_apart(backend: CudaBackend, tmp_path: Any) -> None:
+    np.save(tmp_path / "a.npy", data(normal, 300, 12))
+    loader = DataLoader(["a"], tmp_path)
+    keepers = [
+        DataKeeper({"a": 5}, loader=loader, cache=tmp_path / "cache", device=where) for where in (backend, "cpu")
+    ]
+    sample = keepers[0].sample("a", 1.0, 0)
+    ours, theirs = (keeper.scale(sample, "std") for keeper in keepers)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert len(list((tmp_path / "cache").glob("moments*"))) == 2

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from toolkit.cluster.kmeans import Fitter
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
+    from toolkit.descriptors.reduce import Gram
     from toolkit.memory import MemoryBudget
     from toolkit.score.labellings import Partition
     from toolkit.score.partition import Room
@@ -42,6 +43,10 @@ class Backend(Protocol):
 
     def peak_bytes(self) -> int | None:
         """Return the most memory of the device that was held; None if it is the host's."""
+        ...
+
+    def gram(self, n_features: int) -> Gram:
+        """Return what adds up products of rows; see `toolkit.descriptors.reduce`."""
         ...
 
     def list_neighbors(

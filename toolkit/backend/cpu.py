@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from toolkit.cluster.kmeans import Fitter
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
+    from toolkit.descriptors.reduce import Gram
     from toolkit.memory import MemoryBudget
     from toolkit.score.labellings import Partition
     from toolkit.score.partition import Room
@@ -65,6 +66,11 @@ class CpuBackend:
 
     def peak_bytes(self) -> int | None:  # noqa: D102
         return None
+
+    def gram(self, n_features: int) -> Gram:  # noqa: D102
+        from toolkit.descriptors.reduce import HostGram
+
+        return HostGram()
 
     def list_neighbors(  # noqa: D102
         self,

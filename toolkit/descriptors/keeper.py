@@ -13,6 +13,7 @@ import numpy as np
 
 from toolkit.backend.arrays import to_array
 from toolkit.backend.cpu import ordered_map
+from toolkit.backend.device import get_backend
 from toolkit.descriptors.cache import Cache, digest, load_arrays, save_arrays, write_npy_header
 from toolkit.descriptors.formats import RawFile, open_npy
 from toolkit.descriptors.loader import DataLoader
@@ -32,6 +33,7 @@ from toolkit.progress import Reporter
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from toolkit.backend.base import Backend
     from toolkit.memory import MemoryBudget
 
 _BLOCK_VALUES = 3 << 20  # float64: 24 MiB, enough for BLAS and below what malloc gives back to the system
@@ -116,6 +118,8 @@ class DataKeeper:
         Make rows with NaN or inf an error, instead of leaving them out and listing them.
     reporter : Reporter, optional
         Where progress is shown; by default on standard error if `loader_verbose`.
+    device : {"cpu", "cuda", "auto"} or Backend
+        Where the products for the covariance are added up; on another device they are rounded otherwise.
 
     Attributes
     ----------
@@ -133,6 +137,7 @@ class DataKeeper:
         dtype: str = "numpy",
         strict: bool = False,
         reporter: Reporter | None = None,
+        device: str | Backend = "cpu",
     ) -> None:
         self.loader = loader or DataLoader(verbose=loader_verbose)
         self.memory = self.loader.memory
@@ -140,6 +145,7 @@ class DataKeeper:
         if strangers := sorted(set(self.n_components) - set(self.loader.names)):
             raise unknown("descriptor in n_components", strangers[0], self.loader.names)
         self.dtype = dtype
+        self.backend = get_backend(device)
         self.strict = strict
         self.reporter = reporter or Reporter(quiet=not loader_verbose)
         self._temporary = tempfile.TemporaryDirectory(prefix="toolkit-cache-") if cache is None else None
@@ -242,7 +248,8 @@ class DataKeeper:
     def _moments_key(self, sample: Sample) -> str:
         fingerprint = self.cache.fingerprint(self.loader.open(sample.descriptor).path)
         rows, n_components = sample.identity()
-        return digest(_VERSION, fingerprint, rows, n_components is None)
+        rounded_by = () if n_components is None or self.backend.name == "cpu" else (self.backend.name,)
+        return digest(_VERSION, fingerprint, rows, n_components is None, *rounded_by)
 
     def _stream(self, sample: Sample, *, extra: int, what: str) -> tuple[Iterator[np.ndarray], int]:
         """Return the sample's raw blocks and the number of threads that the memory budget allows.
@@ -264,7 +271,8 @@ class DataKeeper:
             n_features = self.loader.open(sample.descriptor).n_features
             extra = 8 * n_features**2 if sample.n_components is not None else 8 * n_features
             blocks, workers = self._stream(sample, extra=extra, what=f"{n_features} x {n_features} covariance")
-            moments = measure(blocks, covariance=sample.n_components is not None, workers=workers)
+            gram = None if sample.n_components is None else self.backend.gram(n_features)
+            moments = measure(blocks, covariance=gram is not None, workers=workers, gram=gram)
             save_arrays(folder, mean=moments.mean, covariance=moments.covariance, bad_rows=moments.bad_rows)
             return {"n_rows": moments.n_rows}
 

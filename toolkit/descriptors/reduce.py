@@ -9,7 +9,7 @@ Component Analysis").
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy.linalg import eigh
@@ -51,7 +51,7 @@ class Moments:
 class _Block:
     """What one block adds: rows read, positions of the bad ones, number of good ones.
 
-    Of these: a `centre` (n_features,), their mean from it (`off`), the products around it (n_features, n_features).
+    Of these: a `centre` (n_features,), their mean from it (`off`), and what a `Gram` makes of them around it.
     """
 
     n_read: int
@@ -59,10 +59,43 @@ class _Block:
     n_rows: int
     centre: np.ndarray
     off: np.ndarray
-    products: np.ndarray
+    products: Any
 
 
-def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int) -> Moments:
+class Gram(Protocol):
+    """Adds up ``V.T @ V`` of blocks of rows, on some device."""
+
+    def begin(self, values: np.ndarray) -> Any:
+        """Do what any thread may do at any time with a block, (n, n_features) float64."""
+        ...
+
+    def add(self, part: Any) -> None:
+        """Add what `begin` returned; in the order of the blocks."""
+        ...
+
+    def total(self) -> np.ndarray:
+        """Return the sum, (n_features, n_features) float64."""
+        ...
+
+
+class HostGram:
+    """See `Gram`; every block's products are made by the thread that read it."""
+
+    def __init__(self) -> None:
+        self.sum: np.ndarray | None = None
+
+    def begin(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
+        products: np.ndarray = values.T @ values
+        return products
+
+    def add(self, part: np.ndarray) -> None:  # noqa: D102
+        self.sum = part if self.sum is None else np.add(self.sum, part, out=self.sum)
+
+    def total(self) -> np.ndarray:  # noqa: D102
+        return np.zeros((0, 0)) if self.sum is None else self.sum
+
+
+def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int, gram: Gram | None = None) -> Moments:
     """Compute the moments in one pass.
 
     Parameters
@@ -73,6 +106,8 @@ def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int) -> 
         Whether second moments are needed.
     workers : int
         Threads; 0 works in this one.
+    gram : Gram, optional
+        Where products are added up; by default here.
 
     Raises
     ------
@@ -82,13 +117,14 @@ def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int) -> 
     n_read = 0
     bad: list[np.ndarray] = []
     good: list[_Block] = []
-    products: np.ndarray = np.zeros((0, 0))
-    for part in ordered_map(lambda block: _measure_block(block, covariance=covariance), blocks, workers=workers):
+    summed = (gram or HostGram()) if covariance else None
+    for part in ordered_map(lambda block: _measure_block(block, summed), blocks, workers=workers):
         bad.append(n_read + part.bad)
         n_read += part.n_read
         if part.n_rows:
-            products = np.add(products, part.products, out=products) if good else part.products
-            good.append(replace(part, products=np.zeros((0, 0))))
+            if summed is not None:
+                summed.add(part.products)
+            good.append(replace(part, products=None))
     if not good:
         raise InputError(f"all {n_read:,} rows hold NaN or inf; at least one row of numbers is needed")
     counts = np.array([part.n_rows for part in good], dtype=np.float64)
@@ -96,8 +132,9 @@ def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int) -> 
     means = np.stack([part.centre for part in good]) + offs
     with np.errstate(over="ignore", invalid="ignore"), threadpool_limits(1, user_api="blas"):
         mean = means[0] + counts @ (means - means[0]) / counts.sum()  # of equal means: exactly that
-        scatter = products
-        if covariance:  # within the blocks, around their means, and between the blocks
+        scatter: np.ndarray = np.zeros((0, 0))
+        if summed is not None:  # within the blocks, around their means, and between the blocks
+            scatter = summed.total()
             weights = np.sqrt(counts)[:, None]
             scatter -= (weights * offs).T @ (weights * offs)
             scatter += (weights * (means - mean)).T @ (weights * (means - mean))
@@ -107,7 +144,7 @@ def measure(blocks: Iterable[np.ndarray], *, covariance: bool, workers: int) -> 
     return Moments(n_rows, mean, scatter / max(n_rows - 1, 1), np.concatenate(bad).astype(np.int64))
 
 
-def _measure_block(block: np.ndarray, *, covariance: bool) -> _Block:
+def _measure_block(block: np.ndarray, gram: Gram | None) -> _Block:
     n_read, bad = len(block), np.empty(0, np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
         values, centre, off = _centre(block)
@@ -115,7 +152,7 @@ def _measure_block(block: np.ndarray, *, covariance: bool) -> _Block:
             keep = np.isfinite(block).all(axis=1)
             bad = np.flatnonzero(~keep)
             values, centre, off = _centre(block[keep])
-        products = values.T @ values if covariance else np.zeros((0, 0))
+        products = None if gram is None else gram.begin(values)
         return _Block(n_read, bad, len(values), centre, off, products)
 
 

@@ -118,7 +118,11 @@ class Run:
                 check_disk(parts, self.out)
             self.reporter.say(plan_summary(parts, self.memory))
             self.keeper = DataKeeper(
-                loader=self.loader, cache=self.out / "cache", strict=self.strict, reporter=self.reporter
+                loader=self.loader,
+                cache=self.out / "cache",
+                strict=self.strict,
+                reporter=self.reporter,
+                device=self.backend,
             )
             hash_of = self.keeper.cache.fingerprint
             self.fingerprints = {name: hash_of(self.loader.open(name).path) for name in self.loader.names}
@@ -203,7 +207,8 @@ class Run:
         cost = self._cost(group)
         self.memory.require(cost.n_bytes, what)
         X = self.keeper.scale(group.sample, group.scaler)
-        key = digest(self.fingerprints[group.sample.descriptor], *group.sample.identity(), group.scaler)
+        where = () if self.backend.name == "cpu" else (self.backend.name,)  # whose covariance is rounded otherwise
+        key = digest(self.fingerprints[group.sample.descriptor], *group.sample.identity(), group.scaler, *where)
         models = [(cell.cluster_class, dict(cell.params)) for cell in group.cells]
         of_part = cost.fits | {"scores": cost.seconds - sum(cost.fits.values())}
         batches = fit_and_score(

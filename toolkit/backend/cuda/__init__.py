@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from toolkit.cluster.kmeans import Fitter
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
+    from toolkit.descriptors.reduce import Gram
     from toolkit.memory import MemoryBudget
     from toolkit.score.labellings import Partition
     from toolkit.score.partition import Room
@@ -43,6 +44,11 @@ class CudaBackend:
 
     def peak_bytes(self) -> int | None:  # noqa: D102
         return self.device.peak_bytes
+
+    def gram(self, n_features: int) -> Gram:  # noqa: D102
+        from toolkit.backend.cuda.reduce import DeviceGram
+
+        return DeviceGram(self.device, n_features)
 
     def list_neighbors(  # noqa: D102
         self,

@@ -57,6 +57,7 @@ class Device:
         self.torch: Any = torch
         self.limit = None if memory is None else parse_size(str(memory))
         self.shrunk: list[str] = []
+        self._uploads: Any = None  # a stream and two pinned stretches of the host's memory, with their events
         self.is_cuda = name.startswith("cuda")
         if self.is_cuda:
             _check_cuda(torch)
@@ -100,6 +101,38 @@ class Device:
             warnings.simplefilter("ignore", UserWarning)  # that an array is read-only, as it stays
             tensor = self.torch.from_numpy(array)
         return tensor.to(device=self.device, dtype=dtype or tensor.dtype)
+
+    def upload(self, array: np.ndarray, turn: int) -> Any:
+        """Return a tensor on the device with the values of an array, copied while the device goes on working.
+
+        Parameters
+        ----------
+        array : ndarray
+        turn : int
+            The number of the upload: every second one shares a stretch of the host's memory that the card reads by
+            itself, and waits until the one before the last was read.
+        """
+        if not self.is_cuda:
+            return self.put(array)
+        torch = self.torch
+        if self._uploads is None:
+            self._uploads = (torch.cuda.Stream(self.device), [None, None])
+        stream, slots = self._uploads
+        source = torch.from_numpy(np.ascontiguousarray(array))
+        held = slots[turn % 2]
+        if held is not None:
+            held[1].synchronize()
+        if held is None or held[0].numel() < source.numel() or held[0].dtype != source.dtype:
+            held = (torch.empty(source.numel(), dtype=source.dtype, pin_memory=True), torch.cuda.Event())
+        slots[turn % 2] = held
+        pinned = held[0][: source.numel()].view(source.shape)
+        pinned.copy_(source)
+        with torch.cuda.stream(stream):
+            tensor = pinned.to(self.device, non_blocking=True)
+            held[1].record(stream)
+        torch.cuda.current_stream(self.device).wait_event(held[1])
+        tensor.record_stream(torch.cuda.current_stream(self.device))
+        return tensor
 
     def get(self, tensor: Any) -> np.ndarray:
         """Return the values of a tensor as an array."""
