@@ -212,7 +212,7 @@ class Config(BaseModel):
     descriptors: Descriptors
     stages: Annotated[list[Stage], Field(min_length=1)]
     best: Best = Best()
-    engine: Literal["shared", "reference"] = "shared"
+    engine: Literal["shared", "reference", "cuml"] = "shared"
     noise: Literal["exclude", "as_cluster"] = "exclude"
     silhouette_rows: Annotated[Integer, Field(ge=0)] = 10_000
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0

@@ -53,8 +53,8 @@ def conduct_grid_search(
         Share of the rows, chosen at random.
     random_state : int, optional
         For the rows and for KMeans.
-    engine : {"shared", "reference"}
-        All models from one sweep and one density forest, or each alone by scikit-learn.
+    engine : {"shared", "reference", "cuml"}
+        All models from one sweep and one density forest, or each alone by scikit-learn or by cuML.
     noise : {"exclude", "as_cluster"}
         Whether noise is left out of the scores, or counted as one more cluster.
     silhouette_rows : int

@@ -43,10 +43,19 @@ def choose_backend(device: str, *, engine: str = "shared", memory: str | int | N
     device, memory
         As in `get_backend`.
     engine : str
-        The engine that will fit the models; only ``"shared"`` runs on a GPU.
+        The engine that will fit the models: ``"reference"`` runs on the CPU only, ``"cuml"`` on a GPU only.
     """
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
+    if engine == "cuml":
+        from toolkit.backend.cuda import CudaBackend
+        from toolkit.backend.cuda.cuml import open_cuml
+
+        if device == "cpu":
+            raise InputError("--device cpu: engine 'cuml' runs on a GPU only; use --device auto or cuda")
+        backend = CudaBackend(memory=memory)
+        open_cuml()
+        return backend, "engine 'cuml' runs on a GPU only"
     if device == "cpu":
         return CpuBackend(), "asked for"
     if engine != "shared":

@@ -55,6 +55,7 @@ _FITS: dict[str, Callable[[np.ndarray, dict[str, Any], int, MemoryBudget], np.nd
     "DBSCAN": _dbscan,
     "HDBSCAN": _hdbscan,
 }
+FACTS = {name: {"exactness": "exact", "precision": "float32", "tie_rule": "scikit-learn"} for name in _FITS}
 
 
 def fit_labels(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.backend.cpu import CpuBackend
-from toolkit.cluster import shared
+from toolkit.backend.cuda import cuml
+from toolkit.cluster import reference, shared
 from toolkit.cluster.density import DensityForest
-from toolkit.cluster.reference import fit_labels
 from toolkit.errors import InputError
 from toolkit.memory import MemoryBudget
 from toolkit.score.partition import score_labellings
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     ForestOf = Callable[[list[int], Callable[[float], None]], DensityForest]
 
 Model = tuple[str, dict[str, Any]]  # estimator, parameters
-_REFERENCE_FACTS = {"exactness": "exact", "precision": "float32", "tie_rule": "scikit-learn"}
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,15 @@ class _Labels:
     seconds: float
 
 
-def _reference(
-    models: Sequence[Model], X: np.ndarray, settings: Settings, _: ForestOf, advance: Callable[[str, float], None]
+def _alone(
+    fit_labels: Callable[..., np.ndarray],
+    models: Sequence[Model],
+    X: np.ndarray,
+    settings: Settings,
+    _: ForestOf,
+    advance: Callable[[str, float], None],
 ) -> Iterator[dict[int, _Labels]]:
-    """Fit every model alone, by scikit-learn."""
+    """Fit every model alone."""
     numbers = Counter(family for family, _ in models)
     for position, (family, params) in enumerate(models):
         start = time.perf_counter()
@@ -176,7 +180,12 @@ def _warning(model: Model, result: Result) -> str | None:
     return f"Number of distinct clusters ({distinct}) found smaller than n_clusters ({asked}); duplicate rows in X"
 
 
-ENGINES = {"shared": _shared, "reference": _reference}
+ENGINES = {
+    "shared": _shared,
+    "reference": partial(_alone, reference.fit_labels),
+    "cuml": partial(_alone, cuml.fit_labels),
+}
+_FACTS = {"shared": shared.FACTS, "reference": reference.FACTS, "cuml": cuml.FACTS}
 
 
 def _score(
@@ -201,7 +210,7 @@ def _score(
         if isinstance(row, Exception):
             done[at] = Fitted({"error": f"{type(row).__name__}: {_one_line(row)}"}, None)
             continue
-        facts = shared.FACTS[models[at][0]] if settings.engine == "shared" else _REFERENCE_FACTS
+        facts = _FACTS[settings.engine][models[at][0]]
         row |= {"n_rows": len(X), "n_components": X.shape[1], "engine": settings.engine} | facts
         row["device"] = settings.backend.name
         row |= {"warning": batch[at].warning, "fit_seconds": round(batch[at].seconds, 6)}

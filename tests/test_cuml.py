@@ -1,0 +1,100 @@
+"""The engine of single cuML models: what it hands to cuML (here a stand-in), and what a missing or broken one says."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.cluster
+from hard_data import data, two_scales
+
+from toolkit.backend.cpu import CpuBackend
+from toolkit.backend.cuda import CudaBackend
+from toolkit.backend.device import choose_backend
+from toolkit.errors import DeviceError, InputError, MissingPackageError
+from toolkit.grid.fit import Settings, fit_and_score
+from toolkit.memory import MemoryBudget
+
+calls: list[tuple[str, dict[str, Any], np.dtype[Any]]] = []
+
+
+def estimator(name: str) -> Any:
+    """Return a class with cuML's signature that fits by scikit-learn."""
+
+    class Estimator:
+        def __init__(self, *, output_type: str, **params: Any) -> None:
+            assert output_type == "numpy"
+            self.params = params
+
+        def fit(self, X: np.ndarray) -> Any:
+            calls.append((name, self.params, X.dtype))
+            params = dict(self.params)
+            if name == "HDBSCAN":
+                params["min_samples"] += 1  # cuML does not count the row itself
+            return SimpleNamespace(labels_=getattr(sklearn.cluster, name)(**params).fit(X).labels_.astype(np.int32))
+
+    return Estimator
+
+
+@pytest.fixture
+def cuml(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, cluster = ModuleType("cuml"), ModuleType("cuml.cluster")
+    for name in ("KMeans", "DBSCAN", "HDBSCAN"):
+        setattr(cluster, name, estimator(name))
+    module.cluster = cluster  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuml", module)
+    monkeypatch.setitem(sys.modules, "cuml.cluster", cluster)
+    calls.clear()
+
+
+@pytest.mark.usefixtures("cuml")
+def test_min_samples_counts_the_row_itself() -> None:
+    X = data(two_scales, 300, 4)
+    models: list[Any] = [
+        ("KMeans", {"n_clusters": 3}),
+        ("DBSCAN", {"eps": 0.2, "min_samples": 5}),
+        ("HDBSCAN", {"min_cluster_size": 8, "min_samples": None}),
+        ("HDBSCAN", {"min_cluster_size": 8, "min_samples": 4, "max_cluster_size": 200}),
+        ("HDBSCAN", {"min_cluster_size": 8, "min_samples": 1}),
+    ]
+    found = []
+    for engine in ("cuml", "reference"):
+        settings = Settings(engine, "exclude", 300, 0, MemoryBudget.resolve("8GiB"), CpuBackend())
+        found.append({at: one for batch in fit_and_score(models, X, settings) for at, one in batch.items()})
+    assert [call[1].get("min_samples") for call in calls] == [None, 5, 7, 3]
+    assert calls[0][1] == {"n_clusters": 3, "n_init": 10, "init": "k-means++", "random_state": 0}
+    assert all(call[2] == np.float32 for call in calls)
+    for at in range(1, 4):
+        np.testing.assert_array_equal(found[0][at].labels, found[1][at].labels)
+        assert found[0][at].row["engine"] == "cuml"
+    assert "not certified" in found[0][2].row["exactness"]
+    assert "min_samples is 1; allowed with engine 'cuml': at least 2" in found[0][4].row["error"]
+
+
+def test_a_missing_or_broken_cuml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaBackend, "__init__", lambda self, **_: None)
+    monkeypatch.setitem(sys.modules, "cuml", None)
+    with pytest.raises(MissingPackageError, match=r"engine 'cuml' needs the package .*cuml.*, which is missing"):
+        choose_backend("auto", engine="cuml")
+    with pytest.raises(InputError, match="engine 'cuml' runs on a GPU only; use --device auto or cuda"):
+        choose_backend("cpu", engine="cuml")
+
+    class Broken:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name.startswith("cuml"):
+                raise OSError("libcuml++.so: cannot open\nshared object")
+
+    monkeypatch.delitem(sys.modules, "cuml")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(DeviceError, match=r"cuML does not load \(OSError: libcuml\+\+.so: cannot open shared object\)"):
+        choose_backend("cuda", engine="cuml")
+
+
+@pytest.mark.usefixtures("cuml")
+def test_with_cuml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaBackend, "__init__", lambda self, **_: None)
+    backend, reason = choose_backend("auto", engine="cuml")
+    assert (backend.name, reason) == ("cuda", "engine 'cuml' runs on a GPU only")

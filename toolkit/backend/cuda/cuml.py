@@ -1,0 +1,69 @@
+"""The engine ``cuml``: every cell of a grid fitted alone by RAPIDS cuML, to compare with.
+
+cuML computes in float32. Its DBSCAN counts the row itself in `min_samples`, as scikit-learn does; its HDBSCAN does not,
+and its spanning tree is not certified.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.errors import DeviceError, InputError, MissingPackageError
+
+if TYPE_CHECKING:
+    from toolkit.memory import MemoryBudget
+
+FACTS = {
+    "KMeans": {"exactness": "cuML's", "precision": "float32", "tie_rule": "cuML's"},
+    "DBSCAN": {"exactness": "cuML's", "precision": "float32", "tie_rule": "cuML's"},
+    "HDBSCAN": {"exactness": "approximate: spanning tree not certified", "precision": "float32", "tie_rule": "cuML's"},
+}
+
+
+def open_cuml() -> Any:
+    """Return the module of cuML's estimators.
+
+    Raises
+    ------
+    MissingPackageError, DeviceError
+        If it is not installed, or does not load.
+    """
+    try:
+        import cuml.cluster
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"engine 'cuml' needs the package {error.name}, which is missing: install RAPIDS cuML (environment.yml), "
+            "or use engine: shared"
+        ) from error
+    except Exception as error:  # libraries of another CUDA version, no card
+        reason = " ".join(str(error).split())
+        raise DeviceError(
+            f"engine 'cuml': cuML does not load ({type(error).__name__}: {reason:.300}); repair the installation "
+            "(environment.yml), or use engine: shared"
+        ) from error
+    return cuml.cluster
+
+
+def fit_labels(
+    cluster_class: str,
+    params: dict[str, Any],
+    X: np.ndarray,
+    *,
+    seed: int,
+    memory: MemoryBudget,
+) -> np.ndarray:
+    """Fit one model and return its labels; see `toolkit.cluster.reference.fit_labels`."""
+    params = {name: value for name, value in params.items() if value is not None}
+    if cluster_class == "KMeans":
+        params = {"n_init": 10, "init": "k-means++"} | params | {"random_state": seed}
+    if cluster_class == "HDBSCAN":
+        min_samples = params.get("min_samples", params["min_cluster_size"])
+        if min_samples < 2:
+            raise InputError(
+                f"min_samples is {min_samples}; allowed with engine 'cuml': at least 2, the row itself counted"
+            )
+        params = params | {"min_samples": min_samples - 1}
+    estimator = getattr(open_cuml(), cluster_class)(**params, output_type="numpy")
+    return np.asarray(estimator.fit(np.ascontiguousarray(X, np.float32)).labels_).astype(np.int64)
