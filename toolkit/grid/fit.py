@@ -180,7 +180,7 @@ def _warning(model: Model, result: Result) -> str | None:
     return f"Number of distinct clusters ({distinct}) found smaller than n_clusters ({asked}); duplicate rows in X"
 
 
-ENGINES = {
+ENGINES: dict[str, Callable[..., Iterator[dict[int, _Labels]]]] = {
     "shared": _shared,
     "reference": partial(_alone, reference.fit_labels),
     "cuml": partial(_alone, cuml.fit_labels),

@@ -55,15 +55,15 @@ def fit_labels(
     memory: MemoryBudget,
 ) -> np.ndarray:
     """Fit one model and return its labels; see `toolkit.cluster.reference.fit_labels`."""
-    params = {name: value for name, value in params.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in params.items() if value is not None}
     if cluster_class == "KMeans":
-        params = {"n_init": 10, "init": "k-means++"} | params | {"random_state": seed}
+        given = {"n_init": 10, "init": "k-means++"} | given | {"random_state": seed}
     if cluster_class == "HDBSCAN":
-        min_samples = params.get("min_samples", params["min_cluster_size"])
+        min_samples = given.get("min_samples", given["min_cluster_size"])
         if min_samples < 2:
             raise InputError(
                 f"min_samples is {min_samples}; allowed with engine 'cuml': at least 2, the row itself counted"
             )
-        params = params | {"min_samples": min_samples - 1}
-    estimator = getattr(open_cuml(), cluster_class)(**params, output_type="numpy")
+        given = given | {"min_samples": min_samples - 1}
+    estimator = getattr(open_cuml(), cluster_class)(**given, output_type="numpy")
     return np.asarray(estimator.fit(np.ascontiguousarray(X, np.float32)).labels_).astype(np.int64)
