@@ -187,7 +187,7 @@ def test_threads_memory_and_dtype_change_nothing(monkeypatch: pytest.MonkeyPatch
         assert_same(model, wanted[k])
     seen = []
     monkeypatch.setattr(kmeans.HostFitter, "room", lambda *_: seen.append(1) or 1)
-    monkeypatch.setattr(kmeans_seeds, "seeding_bytes", lambda n, d, ks, n_init: 0 if len(ks) == 1 else 2**60)
+    monkeypatch.setattr(kmeans_seeds, "seeding_bytes", lambda n, d, ks, n_init, _: 0 if len(ks) == 1 else 2**60)
     for k, model in kmeans_sweep(X, ks, n_init=4).items():
         assert_same(model, wanted[k])
     assert len(seen) == 12
@@ -255,6 +255,21 @@ def test_not_worse_than_scikit_learn() -> None:
                     ratios.append(model.inertia_ / Reference(k, n_init=10, random_state=seed).fit(X).inertia_)
     assert np.mean(ratios) <= 1
     assert np.mean(np.array(ratios) > 1.001) <= 0.1  # rows without clusters have many minima: some luck is left
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e148])
+def test_values_at_the_ends_of_float64(scale: float) -> None:
+    X = scale * make("blobs")
+    model = KMeans(3, random_state=0).fit(X)
+    assert np.isfinite(model.cluster_centers_).all()
+    with pytest.raises(InputError, match="values reach 1e\\+304, whose squares overflow"):
+        KMeans(3).fit(np.full((2000, 3), 1e304))
+
+
+def test_many_equal_costs_of_merging_take_no_longer() -> None:
+    """Every pair of rows costs the same to merge; looked at anew after each merge, this would take a minute."""
+    models = kmeans_sweep(np.eye(1000, dtype=np.float32), [500], n_init=1)
+    assert models[500].inertia_ == pytest.approx(500, rel=0.01)
 
 
 def sum_of_squares(points: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> float:

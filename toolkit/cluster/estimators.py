@@ -75,7 +75,8 @@ def kmeans_sweep(
     """Fit KMeans for several numbers of clusters together, in the same passes over the data.
 
     The model for one number of clusters is, bit for bit, the same whatever the others are, and what
-    ``KMeans(k, n_init=n_init, random_state=random_state).fit(X)`` gives.
+    ``KMeans(k, n_init=n_init, random_state=random_state).fit(X)`` gives; but for data of which some rows are 1e15 times
+    as large as others, where sums of small rows lose digits while large ones come and go.
 
     Parameters
     ----------

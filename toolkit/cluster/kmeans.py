@@ -307,15 +307,21 @@ def sweep(
     n, d = X.shape
     workers = 1 if n * d * n_init * sum(n_clusters) < _SMALL_WORK else min(n_threads(), -(-n // BLOCK))
     fixed = n * (4 * padded(d) + 16) + _scratch(max(n_clusters), d) * workers
-    memory.require(fixed + seeds.seeding_bytes(n, d, [max(n_clusters)], n_init), "KMeans")
+
+    def starting(ks: Sequence[int]) -> int:
+        if isinstance(init, str) and init == "k-means++":
+            return seeds.seeding_bytes(n, d, ks, n_init, workers)
+        return int(8 * (d * n_init * sum(ks) + n))
+
+    memory.require(fixed + starting([max(n_clusters)]), "KMeans")
     best = _Best()
     with threads(workers) as share:
         data = Matrix.of(X, share)
         fitter = backend.fit_kmeans(data)
         left = sorted(n_clusters)
         while left:
-            together = [seeds.seeding_bytes(n, d, left[: i + 1], n_init) <= memory.free // 2 for i in range(len(left))]
-            part, left = left[: max(1, sum(together))], left[max(1, sum(together)) :]
+            together = max(1, sum(starting(left[: i + 1]) <= memory.free // 2 for i in range(len(left))))
+            part, left = left[:together], left[together:]
             if not isinstance(init, str):
                 starts = {k: np.asarray(init, np.float64)[None] for k in part}
             elif init == "random":

@@ -60,12 +60,12 @@ class Matrix:
         InputError
             If squares of the values overflow float64.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = _column_means(X)
-            largest = _largest_offset(X, mean)
-        if not largest < _LARGEST:
-            raise InputError(f"values reach {largest:.3g}, whose squares overflow float64; rescale them before")
-        scale = 2.0 ** -min(np.frexp(largest)[1], 1000) if largest > 0 else 1.0
+        reached = max(float(X.max()), -float(X.min()))
+        if not reached < _LARGEST:
+            raise InputError(f"values reach {reached:.3g}, whose squares overflow float64; rescale them before")
+        mean = _column_means(X)
+        largest = _largest_offset(X, mean)
+        scale = 2.0 ** min(-int(np.frexp(largest)[1]), 1000) if largest > 0 else 1.0
         Z, square = np.zeros((len(X), padded(X.shape[1])), np.float32), np.empty(len(X))
 
         def centre(start: int) -> None:

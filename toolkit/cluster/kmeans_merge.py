@@ -7,6 +7,8 @@ prototypes, which costs nothing, is a good start for Lloyd's iterations over all
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from toolkit.cluster.kmeans_kernels import kernel, squared_distance
@@ -35,7 +37,7 @@ def merge(prototypes: np.ndarray, weights: np.ndarray, n_clusters: int) -> np.nd
     m = len(prototypes)
     labels = _ward(prototypes, weights, n_clusters)
     least = _move(prototypes, weights, n_clusters, labels)
-    restarts = min(m, _RESTARTS // n_clusters)
+    restarts = min(m, _RESTARTS // n_clusters) if n_clusters > 1 else 0
     for r in range(restarts):
         other = _around(prototypes, n_clusters, r * m // restarts)
         value = _move(prototypes, weights, n_clusters, other)
@@ -61,7 +63,7 @@ def _around(prototypes: np.ndarray, n_clusters: int, start: int) -> np.ndarray:
 
 
 @kernel
-def _nearest(i: int, centres: np.ndarray, weights: np.ndarray, near: np.ndarray, cost: np.ndarray) -> None:
+def _nearest(i: Any, centres: np.ndarray, weights: np.ndarray, near: np.ndarray, cost: np.ndarray) -> None:
     """Find with which other cluster merging costs least; those that are gone have no weight."""
     cost[i] = np.inf
     for j in range(len(weights)):
@@ -77,18 +79,24 @@ def _nearest(i: int, centres: np.ndarray, weights: np.ndarray, near: np.ndarray,
 def _ward(prototypes: np.ndarray, weights: np.ndarray, n_clusters: int) -> np.ndarray:
     """Merge the two clusters that add least to the sum of squares, until `n_clusters` are left.
 
-    Merging two brings none of them nearer to a third than the nearer of the two was, so the nearest cluster stays
-    known for all but the clusters whose nearest was merged.
+    Merging two brings none of them nearer to a third than the nearer of the two was. So the nearest cluster stays known
+    for all but those whose nearest was merged; what they would cost stays a lower bound, and they are looked at again
+    only when it is the lowest.
     """
     m = len(prototypes)
     centres, weights = prototypes.copy(), weights.copy()
     owner = np.arange(m)
     near = np.zeros(m, np.int64)
     cost = np.full(m, np.inf)
+    stale = np.zeros(m, np.bool_)
     for i in range(m):
         _nearest(i, centres, weights, near, cost)
     for _ in range(m - n_clusters):
         first = cost.argmin()
+        while stale[first]:
+            _nearest(first, centres, weights, near, cost)
+            stale[first] = False
+            first = cost.argmin()
         a, b = min(first, near[first]), max(first, near[first])
         total = weights[a] + weights[b]
         for t in range(centres.shape[1]):
@@ -98,8 +106,7 @@ def _ward(prototypes: np.ndarray, weights: np.ndarray, n_clusters: int) -> np.nd
         for i in range(m):
             if owner[i] == b:
                 owner[i] = a
-            if weights[i] > 0.0 and (i == a or near[i] == a or near[i] == b):
-                _nearest(i, centres, weights, near, cost)
+            stale[i] = stale[i] or i == a or near[i] == a or near[i] == b
     names = np.full(m, -1)
     n_named = 0
     for i in range(m):

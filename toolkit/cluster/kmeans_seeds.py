@@ -24,12 +24,12 @@ _FEW = 16  # prototypes at least: with fewer, too little is left to choose for a
 _VARIETY = 8  # numbers of prototypes that starts take in turn: where all merge alike, more starts would not help
 
 
-def seeding_bytes(n_samples: int, n_features: int, n_clusters: Sequence[int], n_init: int) -> int:
+def seeding_bytes(n_samples: int, n_features: int, n_clusters: Sequence[int], n_init: int, workers: int) -> int:
     """Return what `plus_plus` holds beside the data, its result included, in bytes."""
     most, group = _most_prototypes(max(n_clusters), n_samples), min(n_init, _GROUP)
     by_row = 4 + 2 * np.dtype(label_dtype(most)).itemsize
-    centres = 8 * n_features * (n_init * sum(n_clusters) + group * 2 * most + 8 * most)
-    return n_samples * group * by_row + centres + group * 32 * most
+    centres = n_init * sum(n_clusters) + (2 * group + 5 * workers) * most
+    return n_samples * group * by_row + 8 * n_features * centres + group * 32 * most
 
 
 def generators(seed: int, n_init: int) -> list[np.random.Generator]:
@@ -39,7 +39,7 @@ def generators(seed: int, n_init: int) -> list[np.random.Generator]:
 
 def random_rows(X: np.ndarray, n_clusters: Sequence[int], streams: list[np.random.Generator]) -> dict[int, np.ndarray]:
     """Return different rows, every order equally likely, in the form of `plus_plus`."""
-    order = np.stack([stream.permutation(len(X))[: max(n_clusters)] for stream in streams])
+    order = np.stack([stream.permutation(len(X))[: max(n_clusters)].copy() for stream in streams])
     return {k: X[order[:, :k]].astype(np.float64) for k in n_clusters}
 
 

@@ -6,6 +6,7 @@ and its spanning tree is not certified.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,5 +66,7 @@ def fit_labels(
                 f"min_samples is {min_samples}; allowed with engine 'cuml': at least 2, the row itself counted"
             )
         given = given | {"min_samples": min_samples - 1}
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # cuML takes memory by itself: what torch only keeps is in its way
     estimator = getattr(open_cuml(), cluster_class)(**given, output_type="numpy")
     return np.asarray(estimator.fit(np.ascontiguousarray(X, np.float32)).labels_).astype(np.int64)
