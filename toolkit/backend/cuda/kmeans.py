@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LANES = 8  # of `toolkit.cluster.kmeans_kernels.squared_distance`
 _PRODUCT_WORK = 24  # bytes for each product of a row with a centre
 _MOST_ROWS = 1 << 17  # of a product at once: more is no faster
+_MOVE_WORK = 40  # bytes for each row and model while it is looked for what moved
 _CHUNK_BYTES = 256 << 20  # of values that are cut into pieces at once
 
 
@@ -139,23 +140,22 @@ class DeviceModels(Models):
     def add_up(self, models: np.ndarray, fresh: np.ndarray, share: Share) -> None:  # noqa: D102
         device = self.device
 
-        def work(_: int) -> tuple[Any, Any]:
-            added, sizes = self.sums.new_zeros(self.sums.shape), self.sizes.new_zeros(self.sizes.shape)
-            for m in models.tolist():
-                moved = self.labels[m] != self.summed[m]
-                if fresh[m]:
-                    moved[:] = True
-                rows = moved.nonzero()[:, 0]
-                for part in rows.split(self.fitter.rows_of(32)):
-                    new = self.labels[m, part].long() + int(self.first[m])
-                    old = None if fresh[m] else self.summed[m, part].long() + int(self.first[m])
-                    ones = sizes.new_ones(len(part))
-                    sizes.index_add_(0, new, ones)
-                    if old is not None:
-                        sizes.index_add_(0, old, ones, alpha=-1)
-                    self.fitter.sums.add(added, new, self.fitter.X[part])
-                    if old is not None:
-                        self.fitter.sums.add(added, old, self.fitter.X[part], sign=-1)
+        def work(n_bytes: int) -> tuple[Any, Any]:
+            torch = device.torch
+            added, sizes = torch.zeros_like(self.sums), torch.zeros_like(self.sizes)
+            step = max(1, n_bytes // (_MOVE_WORK * self.data.n_samples))
+            for start in range(0, len(models), step):
+                these = torch.tensor(models[start : start + step], device=device.device)
+                is_new = torch.tensor(fresh[models[start : start + step]], device=device.device)
+                first = torch.tensor(self.first[models[start : start + step]], device=device.device)
+                moved = (self.labels[these] != self.summed[these]) | is_new[:, None]
+                model, row = moved.nonzero(as_tuple=True)
+                size = self.fitter.rows_of(32)
+                for of, rows in zip(model.split(size), row.split(size), strict=True):
+                    self._move(added, sizes, rows, first[of] + self.labels[these[of], rows], 1)
+                    left = ~is_new[of]  # where it was before
+                    of, rows = of[left], rows[left]
+                    self._move(added, sizes, rows, first[of] + self.summed[these[of], rows], -1)
             return added, sizes
 
         added, sizes = device.with_less("KMeans", work)
@@ -164,6 +164,11 @@ class DeviceModels(Models):
         self.summed[models] = self.labels[models]
         high, rest = self.fitter.sums.join(self.sums)
         self.high[:], self.rest[:], self.counts[:] = (device.get(part) for part in (high, rest, self.sizes))
+
+    def _move(self, added: Any, sizes: Any, rows: Any, places: Any, sign: int) -> None:
+        """Add rows to sums and sizes, or take them away."""
+        sizes.index_add_(0, places, places.new_ones(len(places)), alpha=sign)
+        self.fitter.sums.add(added, places, self.fitter.X[rows], sign=sign)
 
 
 def _nearest(torch: Any, lower: Any, length: Any, square: Any, slope: Any, offset: Any) -> tuple[Any, Any, Any]:
