@@ -25,6 +25,7 @@ from sklearn.cluster import DBSCAN
 from benchmarks.data import reduced_descriptors
 from benchmarks.machine import describe
 from toolkit.backend.cuda import CudaBackend
+from toolkit.backend.cuda.device import Rows
 from toolkit.backend.cuda.points import DeviceProducts, squared_distances
 from toolkit.cluster.density import DensityForest
 from toolkit.cluster.estimators import kmeans_sweep
@@ -153,12 +154,12 @@ def check_distances(backend: CudaBackend, X: np.ndarray) -> str:
     rng = np.random.default_rng(0)
     i, j = np.arange(len(X)), rng.integers(0, len(X), (len(X), 16))
     tensor = device.put(X)
-    found = device.get(squared_distances(tensor, device.put(i), device.put(j)))
+    found = device.get(squared_distances(Rows(device, tensor), device.put(i), device.put(j)))
     expected = measure(X, np.repeat(i, 16), j.ravel()).reshape(len(X), 16)
     require(np.array_equal(found, expected), f"{(found != expected).sum()} of {found.size} distances differ")
     margins = []
     for is_short in {False, device.has_tensor_cores}:
-        made = DeviceProducts.of(device, tensor, np.arange(len(X)), is_short=is_short)
+        made = DeviceProducts.of(device, Rows(device, tensor), np.arange(len(X)), is_short=is_short)
         for rows in torch.arange(len(X), device=device.device).split(512):
             lower = -2 * made.tile(device, rows, slice(None)).double()
             exact = torch.cdist(tensor[rows].double(), tensor.double(), compute_mode="donot_use_mm_for_euclid_dist")

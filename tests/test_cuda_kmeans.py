@@ -10,7 +10,7 @@ from hard_data import KINDS, data, heavy_tails, normal
 
 from toolkit.backend.cuda import CudaBackend
 from toolkit.backend.cuda import kmeans as device_kmeans
-from toolkit.backend.cuda.device import Device
+from toolkit.backend.cuda.device import Device, Rows
 from toolkit.backend.cuda.kmeans import DeviceFitter, _squared_distances
 from toolkit.cluster import kmeans, kmeans_kernels
 from toolkit.cluster.estimators import kmeans_sweep
@@ -66,7 +66,7 @@ def test_distances_have_the_bits_of_the_host(d: int, backend: CudaBackend) -> No
     rng = np.random.default_rng(d)
     X, C = rng.standard_t(2, (50, d)).astype(np.float32), rng.standard_t(2, (9, d))
     i, j = torch.arange(50), torch.arange(9).expand(50, 9)
-    found = _squared_distances(torch.from_numpy(X), i, torch.from_numpy(C), j).numpy()
+    found = _squared_distances(Rows(backend.device, torch.from_numpy(X)), i, torch.from_numpy(C), j).numpy()
     expected = [[kmeans_kernels.squared_distance(X, a, C, b) for b in range(9)] for a in range(50)]
     np.testing.assert_array_equal(found, expected)
 

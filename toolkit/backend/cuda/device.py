@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _SHARE = 0.8  # of what is free: torch's allocator and the libraries need some of their own
 _LEAST_SHARE = 0.05
+_RESIDENT_SHARE = 0.2  # of the free memory: above, a matrix stays on the host
 _LEAST_BYTES = 256 << 20  # free on the card, without which nothing is begun
 _ALTERNATIVE = "use --device cpu"
 
@@ -96,11 +97,14 @@ class Device:
 
     def put(self, array: np.ndarray, dtype: Any = None) -> Any:
         """Return a tensor on the device with the values of an array; on the CPU it may share memory with it."""
-        array = np.ascontiguousarray(array)
+        tensor = self.host(array)
+        return tensor.to(device=self.device, dtype=dtype or tensor.dtype)
+
+    def host(self, array: np.ndarray) -> Any:
+        """Return a tensor on the host that shares the memory of an array."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that an array is read-only, as it stays
-            tensor = self.torch.from_numpy(array)
-        return tensor.to(device=self.device, dtype=dtype or tensor.dtype)
+            return self.torch.from_numpy(np.ascontiguousarray(array))
 
     def upload(self, array: np.ndarray, turn: int) -> Any:
         """Return a tensor on the device with the values of an array, copied while the device goes on working.
@@ -190,6 +194,57 @@ class Device:
     def has_tensor_cores(self) -> bool:
         """Whether products of float32 matrices can run on them."""
         return self.is_cuda and self.torch.cuda.get_device_capability(self.device) >= (8, 0)
+
+
+class Rows:
+    """The rows of a matrix: on the device if they take little of it, else on the host, copied as they are asked for.
+
+    Parameters
+    ----------
+    device : Device
+    tensor : tensor (n_rows, n_columns)
+        On the host; it is moved if it fits.
+    """
+
+    def __init__(self, device: Device, tensor: Any) -> None:
+        self.device, self.shape, self.dtype = device, tensor.shape, tensor.dtype
+        self.is_resident = tensor.nbytes <= _RESIDENT_SHARE * device.free
+        self.tensor = tensor.to(device.device) if self.is_resident else tensor
+
+    @classmethod
+    def empty(cls, device: Device, shape: tuple[int, int], dtype: Any) -> Rows:
+        """Return rows of zeros, to be filled with `write`."""
+        rows = cls(device, device.torch.zeros((0, shape[1]), dtype=dtype))
+        rows.shape = shape
+        rows.is_resident = 4 * shape[0] * shape[1] <= _RESIDENT_SHARE * device.free
+        where = device.device if rows.is_resident else "cpu"
+        rows.tensor = device.torch.zeros(shape, dtype=dtype, device=where)
+        return rows
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the device that they take."""
+        return int(self.tensor.nbytes) if self.is_resident else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return some rows, given by a slice or by numbers on the device, as a tensor on the device."""
+        if self.is_resident:
+            return self.tensor[index]
+        return self.tensor[index if isinstance(index, slice) else index.cpu()].to(self.device.device)
+
+    def write(self, index: slice, columns: slice, values: Any) -> None:
+        """Set some columns of some rows."""
+        self.tensor[index, columns] = values.to(self.tensor.device)
+
+    def columns(self, index: Any) -> Callable[[int, int], Any]:
+        """Return what gives a stretch of the columns of some rows, without holding all of them where that is free."""
+        if self.is_resident:
+            return lambda start, stop: self.tensor[:, start:stop][index]
+        rows = self[index]
+        return lambda start, stop: rows[:, start:stop]
 
 
 def _check_cuda(torch: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.backend.cuda.device import Rows
 from toolkit.backend.cuda.sums import ExactSums
 from toolkit.cluster.kmeans import Models
 from toolkit.cluster.kmeans_kernels import SLACK
@@ -34,17 +35,17 @@ class DeviceFitter:
 
     Attributes
     ----------
-    X : tensor (n_samples, n_features) float32 or float64
-    Z : tensor (n_samples, n_padded) float32
+    X : Rows (n_samples, n_features) float32 or float64
+    Z : Rows (n_samples, n_padded) float32
     square, length : tensor (n_samples,) float32
     sums : ExactSums
     """
 
     def __init__(self, device: Device, data: Matrix) -> None:
         self.device, self.data = device, data
-        self.X, self.Z = device.put(data.X), device.put(data.Z)
+        self.X, self.Z = Rows(device, device.host(data.X)), Rows(device, device.host(data.Z))
         self.square, self.length = device.put(data.square), device.put(data.length)
-        self.sums = ExactSums.of(device, self.X.split(self.rows_of(16)), len(self.X))
+        self.sums = ExactSums.of(device, self.X.tensor.split(self.rows_of(16)), len(self.X))
 
     def rows_of(self, n_bytes_per_value: int) -> int:
         """Return how many rows may be worked on at once."""
@@ -189,16 +190,17 @@ def _nearest(torch: Any, lower: Any, length: Any, square: Any, slope: Any, offse
     return nearest, rows, open_models
 
 
-def _squared_distances(X: Any, i: Any, C: Any, j: Any) -> Any:
+def _squared_distances(X: Rows, i: Any, C: Any, j: Any) -> Any:
     """Return squared distances of rows i, (n,), to centres j, (n, k), with the bits of the host's kernel.
 
     The order of its sums is that of `toolkit.cluster.kmeans_kernels.squared_distance`.
     """
     d = X.shape[1]
     whole = d - d % _LANES
+    of_rows = X.columns(i)
 
     def squares(start: int, stop: int) -> Any:
-        difference = X[:, start:stop][i].double()[:, None, :] - C[:, start:stop][j]
+        difference = of_rows(start, stop).double()[:, None, :] - C[:, start:stop][j]
         return difference.mul_(difference)
 
     lanes = C.new_zeros((*j.shape, _LANES))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.backend.cuda.points import PAIR_BYTES, DeviceProducts, squared_distances
+from toolkit.backend.cuda.points import DeviceProducts, pair_bytes, squared_distances
 from toolkit.cluster.lists import ENTRY_BYTES, Components, Edges, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from toolkit.backend.cuda.device import Device
+    from toolkit.backend.cuda.device import Device, Rows
 
 _ENTRY_WORK = 48  # bytes that looking at one entry of the lists takes
 _PAIR_WORK = 64  # bytes that looking at one product takes
@@ -26,11 +26,11 @@ class DeviceLists:
     Parameters
     ----------
     device : Device
-    X : tensor (n_points, n_features)
+    X : Rows (n_points, n_features)
     n_neighbors : int
     """
 
-    def __init__(self, device: Device, X: Any, n_neighbors: int) -> None:
+    def __init__(self, device: Device, X: Rows, n_neighbors: int) -> None:
         self.device, self.X = device, X
         self.n_points, self.n_neighbors = len(X), n_neighbors
         shape = (self.n_points, n_neighbors)
@@ -206,7 +206,7 @@ class _DeviceSearch:
         def work(n_bytes: int) -> None:
             n_bytes = min(n_bytes, _MOST_WORK)
             side = max(64, int((n_bytes / 2 / _PAIR_WORK) ** 0.5))
-            pairs = max(64, n_bytes // 2 // PAIR_BYTES)
+            pairs = max(64, n_bytes // 2 // pair_bytes(self.lists.X))
             pieces = [slice(start, min(start + side, len(order))) for start in range(0, len(order), side)]
             for at, rows in enumerate(pieces):
                 for columns in pieces[at:]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.backend.cuda.device import Rows
 from toolkit.backend.cuda.lists import DeviceLists
-from toolkit.backend.cuda.points import PAIR_BYTES, DeviceProducts, squared_distances
+from toolkit.backend.cuda.points import DeviceProducts, pair_bytes, squared_distances
 from toolkit.cluster.forest_plan import LEAST_NEIGHBORS, room_for_lists
 from toolkit.cluster.lists import ENTRY_BYTES
 from toolkit.cluster.neighbors import PassPlan, stretches, tournament
@@ -61,9 +62,9 @@ def list_neighbors(
         nonlocal told
         advance(-told)  # a pass that ran out of memory begins anew
         told = 0.0
-        points = device.put(X)
+        points = Rows(device, device.host(X))
         products = _products(device, points, PassPlan.of(n, n_neighbors, 0))
-        n_bytes -= points.nbytes + 2 * products.left.nbytes
+        n_bytes -= points.held_bytes + products.left.held_bytes + products.right.held_bytes
         list_bytes = n * n_neighbors * ENTRY_BYTES
         lists: DeviceLists | NeighborLists
         if list_bytes <= n_bytes // 2:
@@ -78,7 +79,7 @@ def list_neighbors(
     return device.with_less(f"the neighbour pass over {n:,} rows", work)
 
 
-def _products(device: Device, X: Any, plan: PassPlan) -> DeviceProducts:
+def _products(device: Device, X: Rows, plan: PassPlan) -> DeviceProducts:
     """Return products of 11 bits where tensor cores take them and their bounds are tight for most rows of the sample.
 
     They are not where clusters are far smaller than the distances between them: more would be measured than saved.
@@ -105,7 +106,7 @@ class _Pass:
     def __init__(
         self,
         device: Device,
-        X: Any,
+        X: Rows,
         products: DeviceProducts,
         lists: DeviceLists | NeighborLists,
         n_bytes: int,
@@ -118,7 +119,7 @@ class _Pass:
         self.side = min(_LARGEST_TILE, max(_LEAST_TILE, 1 << int(np.log2(max(1, tile_bytes / _PRODUCT_BYTES)) / 2)))
         self.plan = PassPlan.of(n, self.n_neighbors, n_bytes // 3)
         self.entries = max(self.side**2, tile_bytes // _PRODUCT_BYTES)
-        self.measured = max(1, n_bytes // 3 // PAIR_BYTES)  # pairs that are measured at once
+        self.measured = max(1, n_bytes // 3 // pair_bytes(X))  # pairs that are measured at once
         if self.plan.n_bytes > n_bytes:
             raise MemoryBudgetError(
                 f"the neighbour pass over {n:,} rows needs {format_size(self.plan.n_bytes)} of the device at least, "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.backend.cuda.device import Rows
 from toolkit.backend.simd import LANES
 from toolkit.cluster.points import check_range
 
@@ -19,10 +20,14 @@ _TAIL = 2.0**-120  # covers what that costs a product, per column
 _CENTRED_BYTES = 256 << 20
 _WIDTH = 16  # columns of the products are filled up to a multiple
 _OFFSET_PARTS = 3  # values of 11 bits that one float32 is the sum of
-PAIR_BYTES = 4 * 8 * LANES  # that `squared_distances` takes for each pair
 
 
-def squared_distances(X: Any, i: Any, j: Any) -> Any:
+def pair_bytes(X: Rows) -> int:
+    """Return the bytes that `squared_distances` takes for each pair."""
+    return 4 * 8 * LANES + (0 if X.is_resident else X.tensor.element_size() * X.shape[1])
+
+
+def squared_distances(X: Rows, i: Any, j: Any) -> Any:
     """Return the squared distances of rows i to rows j, float64, from differences.
 
     The terms are added in the order of `toolkit.backend.simd.squared_distance`, and each step is rounded by itself, so
@@ -30,7 +35,7 @@ def squared_distances(X: Any, i: Any, j: Any) -> Any:
 
     Parameters
     ----------
-    X : tensor (n_points, n_features) float32 or float64
+    X : Rows (n_points, n_features) float32 or float64
     i : tensor (n,) int64
     j : tensor (n, m) int64
 
@@ -40,20 +45,20 @@ def squared_distances(X: Any, i: Any, j: Any) -> Any:
     """
     n_features = X.shape[1]
     shape = (*j.shape, LANES)
+    of_rows, of_others = X.columns(i), X.columns(j.reshape(-1))
 
     def squares(start: int, stop: int) -> Any:
-        columns = X[:, start:stop]
-        own = columns[i].double()[:, None, :]
-        difference = columns[j.reshape(-1)].double().reshape(*j.shape, stop - start)
+        own = of_rows(start, stop).double()[:, None, :]
+        difference = of_others(start, stop).double().reshape(*j.shape, stop - start)
         difference.sub_(own)  # (a - b) ** 2 and (b - a) ** 2 are the same bits
         return difference.mul_(difference)
 
     if n_features < LANES:
-        total = X.new_zeros(j.shape, dtype=X.dtype).double()
+        total = i.new_zeros(j.shape).double()
         for feature in range(n_features):
             total += squares(feature, feature + 1)[..., 0]
         return total
-    lanes = X.new_zeros(shape).double()
+    lanes = i.new_zeros(shape).double()
     for start in range(0, n_features - LANES + 1, LANES):
         lanes += squares(start, start + LANES)
     counted = LANES - n_features % LANES  # the last lanes overlap what is counted already
@@ -78,7 +83,7 @@ class DeviceProducts:
     ----------
     order : tensor (n_points,) int64
         The point in each row.
-    left, right : tensor (n_points, n_columns) float32
+    left, right : Rows (n_points, n_columns) float32
     margins : tensor (n_points,) float64
     scale : float
         A power of two.
@@ -86,29 +91,28 @@ class DeviceProducts:
     """
 
     order: Any
-    left: Any
-    right: Any
+    left: Rows
+    right: Rows
     margins: Any
     scale: float
     is_short: bool
 
     @classmethod
-    def of(cls, device: Device, X: Any, order: np.ndarray, *, is_short: bool) -> DeviceProducts:
+    def of(cls, device: Device, X: Rows, order: np.ndarray, *, is_short: bool) -> DeviceProducts:
         """Make them from some points of X, or all, in an order.
 
         The error of a product is that of a dot product of so many terms (Higham 2002, section 3.1), with the rounding
         of the rows, which is measured, added.
         """
         torch = device.torch
-        low, high = X.amin(0).double(), X.amax(0).double()
+        low, high, centre = _ranges(device, X)
         check_range(float(max(-low.min(), high.max())))
-        centre = X.mean(0, dtype=torch.float64)
         widest = float(torch.maximum(high - centre, centre - low).max())
         scale = 2.0 ** min(-int(np.frexp(widest)[1]), 1000) if widest > 0 else 1.0
         rows = device.put(order, torch.int64)
         n, n_features = len(order), X.shape[1]
         width = -(-(n_features + 2 * _OFFSET_PARTS) // _WIDTH) * _WIDTH
-        left = torch.zeros((n, width), dtype=torch.float32, device=device.device)
+        left, right = (Rows.empty(device, (n, width), torch.float32) for _ in range(2))
         squares = torch.empty(n, dtype=torch.float64, device=device.device)
         rounding = torch.zeros((), dtype=torch.float64, device=device.device)
         step = max(1, _CENTRED_BYTES // (32 * n_features))
@@ -116,20 +120,21 @@ class DeviceProducts:
             part = slice(start, start + step)
             block = (X[rows[part]].double() - centre) * scale
             rounded = block.float()
-            left[part, :n_features] = _short(torch, rounded) if is_short else rounded
+            rounded = _short(torch, rounded) if is_short else rounded
+            for side in (left, right):
+                side.write(part, slice(n_features), rounded)
             squares[part] = (block * block).sum(1)
-            lost = (block - left[part, :n_features]).square_().sum(1).sqrt_() - n_features * _LEAST_FLOAT
+            lost = (block - rounded).square_().sum(1).sqrt_() - n_features * _LEAST_FLOAT
             rounding = torch.maximum(rounding, (lost / squares[part].sqrt().clamp(min=_LEAST_FLOAT)).max())
         terms = 2.02 * (n_features + 16) * _UNIT[is_short] + 2.03 * float(rounding)
         error = squares * terms + _TAIL * width
-        right = left.clone()
         upper = torch.nextafter(((error - squares) / 2).float(), torch.tensor(torch.inf, device=device.device))
+        for side, at in ((left, n_features + _OFFSET_PARTS), (right, n_features)):
+            side.write(slice(None), slice(at, at + _OFFSET_PARTS), torch.ones((), device=device.device))
         for part_number in range(_OFFSET_PARTS):
             piece = _short(torch, upper)
-            left[:, n_features + part_number] = piece
-            right[:, n_features + part_number] = 1
-            left[:, n_features + _OFFSET_PARTS + part_number] = 1
-            right[:, n_features + _OFFSET_PARTS + part_number] = piece
+            for side, at in ((left, n_features + part_number), (right, n_features + _OFFSET_PARTS + part_number)):
+                side.write(slice(None), slice(at, at + 1), piece[:, None])
             upper = upper - piece
         return cls(rows, left, right, 2 * error, float(scale), is_short)
 
@@ -137,6 +142,19 @@ class DeviceProducts:
         """Return ``v`` of rows with columns, both slices or indices, float32."""
         with device.fast_products() if self.is_short else device.exact_products():
             return self.left[rows] @ self.right[columns].T
+
+
+def _ranges(device: Device, X: Rows) -> tuple[Any, Any, Any]:
+    """Return the smallest and largest value and about the mean of each column, float64."""
+    step = max(1, _CENTRED_BYTES // (32 * X.shape[1]))
+    lows, highs, sums = [], [], []
+    for start in range(0, len(X), step):
+        block = X[slice(start, start + step)].double()
+        lows.append(block.amin(0))
+        highs.append(block.amax(0))
+        sums.append(block.sum(0))
+    stack = device.torch.stack
+    return stack(lows).amin(0), stack(highs).amax(0), stack(sums).sum(0) / len(X)
 
 
 def _short(torch: Any, values: Any) -> Any:

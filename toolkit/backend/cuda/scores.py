@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.backend.cuda.device import Rows
 from toolkit.backend.cuda.sums import ExactSums
 from toolkit.score.silhouette import NEAR
 from toolkit.score.variance import scores_of
@@ -43,8 +44,8 @@ def variance_scores(
     advance : callable
         Told how many labellings were finished.
     """
-    values, middle = device.put(X), device.put(origin)
-    largest = float(values.abs().max()) + float(middle.abs().max())
+    values, middle = Rows(device, device.host(X)), device.put(origin)
+    largest = max(float(X.max()), -float(X.min())) + float(middle.abs().max())
     for partition in partitions:
         yield device.with_less("scoring", _Variance(device, values, middle, largest, partition).scores)
         advance(1)
@@ -55,7 +56,7 @@ class _Variance:
     """One labelling to be scored by its variances."""
 
     device: Device
-    values: Any
+    values: Rows
     middle: Any
     largest: float
     partition: Partition
