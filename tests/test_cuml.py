@@ -17,6 +17,7 @@ from toolkit.backend.device import choose_backend
 from toolkit.errors import DeviceError, InputError, MissingPackageError
 from toolkit.grid.fit import Settings, fit_and_score
 from toolkit.memory import MemoryBudget
+from toolkit.report.maps import umap_map
 
 calls: list[tuple[str, dict[str, Any], np.dtype[Any]]] = []
 
@@ -98,3 +99,27 @@ def test_with_cuml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CudaBackend, "__init__", lambda self, **_: None)
     backend, reason = choose_backend("auto", engine="cuml")
     assert (backend.name, reason) == ("cuda", "engine 'cuml' runs on a GPU only")
+
+
+def test_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = data(two_scales, 40, 4)
+    asked: list[dict[str, Any]] = []
+
+    class UMAP:
+        def __init__(self, *, output_type: str, **options: Any) -> None:
+            asked.append(options)
+
+        def fit_transform(self, X: np.ndarray) -> np.ndarray:
+            return X[:, :2]
+
+    monkeypatch.setattr("toolkit.report.maps.choose_backend", lambda _: (SimpleNamespace(name="cuda"), ""))
+    monkeypatch.setattr("toolkit.report.maps._host_umap", lambda X, **_: X[:, 2:])
+    np.testing.assert_array_equal(umap_map(X, 2, 0, device="auto"), X[:, 2:])  # a GPU, but no cuML
+    with pytest.raises(MissingPackageError, match=r"a map with device 'cuda' needs the package cuml"):
+        umap_map(X, 2, 0, device="cuda")
+    module, manifold = ModuleType("cuml"), ModuleType("cuml.manifold")
+    manifold.UMAP = UMAP  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuml", module)
+    monkeypatch.setitem(sys.modules, "cuml.manifold", manifold)
+    np.testing.assert_array_equal(umap_map(X, 2, 0, device="auto"), X[:, :2])
+    assert asked == [{"n_components": 2, "n_neighbors": 15, "init": "spectral", "random_state": 0}]

@@ -13,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 
 from toolkit.errors import InputError
+from toolkit.report.maps import umap_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ def get_cluster_visualization(
     sidesize: float = 6,
     *,
     random_state: int = 0,
+    device: str = "auto",
 ) -> np.ndarray:
     """Draw the rows as a UMAP scatter, coloured by cluster, one plot per model.
 
@@ -86,6 +88,8 @@ def get_cluster_visualization(
         Inches of the side of one plot.
     random_state : int
         Of UMAP (McInnes, Healy & Melville 2018).
+    device : {"auto", "cpu", "cuda"}
+        Where the map is made; see `toolkit.report.maps.umap_map`.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def get_cluster_visualization(
         sample = data_keeper.sample(str(model["descriptor"]), *rows)
         key = (sample, str(model["scaler"]))
         if key not in maps:
-            maps[key] = _umap(data_keeper.scale(*key), n_components, random_state)
+            maps[key] = umap_map(data_keeper.scale(*key), n_components, random_state, device=device)
         if len(maps[key]) != len(model["labels"]):
             raise InputError(
                 f"the model has {len(model['labels']):,} labels, data_keeper gives {len(maps[key]):,} rows of "
@@ -126,18 +130,6 @@ def _check_ranges(thresh: Any, n_components: int) -> list[tuple[float, float]]:
         return ranges
     raise InputError(
         f"thresh is {thresh!r:.60}; allowed: one (low, high) for each of {n_components} dimensions, or None"
-    )
-
-
-def _umap(X: np.ndarray, n_components: int, random_state: int) -> np.ndarray:
-    import umap
-
-    n_neighbors = max(2, min(15, len(X) - 1))
-    init = "spectral" if len(X) > 10 * n_components else "random"
-    return np.asarray(
-        umap.UMAP(
-            n_components=n_components, n_neighbors=n_neighbors, init=init, random_state=random_state, n_jobs=1
-        ).fit_transform(X)
     )
 
 

@@ -6,6 +6,7 @@ and its spanning tree is not certified.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from toolkit.errors import DeviceError, InputError, MissingPackageError
 if TYPE_CHECKING:
     from toolkit.memory import MemoryBudget
 
+_NEEDED_BY = {"cuml.cluster": "engine 'cuml'", "cuml.manifold": "a map with device 'cuda'"}
+_INSTEAD_OF = {"cuml.cluster": "engine: shared", "cuml.manifold": "device 'cpu'"}
 FACTS = {
     "KMeans": {"exactness": "cuML's", "precision": "float32", "tie_rule": "cuML's"},
     "DBSCAN": {"exactness": "cuML's", "precision": "float32", "tie_rule": "cuML's"},
@@ -23,8 +26,8 @@ FACTS = {
 }
 
 
-def open_cuml() -> Any:
-    """Return the module of cuML's estimators.
+def open_cuml(name: str = "cuml.cluster") -> Any:
+    """Return a module of cuML.
 
     Raises
     ------
@@ -32,19 +35,24 @@ def open_cuml() -> Any:
         If it is not installed, or does not load.
     """
     try:
-        import cuml.cluster
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"engine 'cuml' needs the package {error.name}, which is missing: install RAPIDS cuML (environment.yml), "
-            "or use engine: shared"
+            f"{_NEEDED_BY[name]} needs the package {error.name}, which is missing: install RAPIDS cuML "
+            f"(environment.yml), or use {_INSTEAD_OF[name]}"
         ) from error
     except Exception as error:  # libraries of another CUDA version, no card
         reason = " ".join(str(error).split())
         raise DeviceError(
-            f"engine 'cuml': cuML does not load ({type(error).__name__}: {reason:.300}); repair the installation "
-            "(environment.yml), or use engine: shared"
+            f"{_NEEDED_BY[name]}: cuML does not load ({type(error).__name__}: {reason:.300}); repair the installation "
+            f"(environment.yml), or use {_INSTEAD_OF[name]}"
         ) from error
-    return cuml.cluster
+
+
+def umap(X: np.ndarray, **options: Any) -> np.ndarray:
+    """Return cuML's UMAP embedding, (n_rows, n_components) float32; see `toolkit.report.maps`."""
+    estimator = open_cuml("cuml.manifold").UMAP(**options, output_type="numpy")
+    return np.asarray(estimator.fit_transform(np.ascontiguousarray(X, np.float32)))
 
 
 def fit_labels(
