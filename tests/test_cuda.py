@@ -15,6 +15,7 @@ from toolkit.backend import device as device_choice
 from toolkit.backend.cpu import CpuBackend
 from toolkit.backend.cuda import CudaBackend
 from toolkit.backend.cuda import device as device_module
+from toolkit.backend.cuda import lists as device_lists
 from toolkit.backend.cuda import neighbors as device_neighbors
 from toolkit.backend.cuda.device import Device, Rows
 from toolkit.backend.cuda.points import DeviceProducts, squared_distances
@@ -202,6 +203,26 @@ def test_forest_is_that_of_the_host(
             np.testing.assert_array_equal(ours.outlier_scores(min_samples=m), theirs.outlier_scores(min_samples=m))
 
 
+@pytest.mark.parametrize("far", [1e21, 1e24, 1e30])
+def test_one_row_far_beyond_all_others(far: float, backend: CudaBackend) -> None:
+    X = np.concatenate([data(normal, 600, 8), np.full((1, 8), far, np.float32)])
+    ours, theirs = (DensityForest([5, 64], device=device).fit(X) for device in (backend, "cpu"))
+    np.testing.assert_array_equal(ours.dbscan(2.0, 5), theirs.dbscan(2.0, 5))
+    np.testing.assert_array_equal(ours.mst(min_samples=64).distance, theirs.mst(min_samples=64).distance)
+
+
+def test_few_pairs_between_distant_clusters_are_measured(backend: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(3000, 10)) + 60 * rng.normal(size=(12, 10))[rng.integers(0, 12, 3000)]).astype(np.float32)
+    distances, measured = device_lists.squared_distances, []
+    monkeypatch.setattr(
+        device_lists, "squared_distances", lambda X, i, j: measured.append(len(i)) or distances(X, i, j)
+    )
+    ours, theirs = (DensityForest([64], device=device).fit(X) for device in (backend, "cpu"))
+    np.testing.assert_array_equal(ours.mst(min_samples=64).distance, theirs.mst(min_samples=64).distance)
+    assert 0 < sum(measured) < 1000  # of 4 million
+
+
 def test_forest_with_few_listed_neighbours(backend: CudaBackend) -> None:
     """Blobs far apart, each larger than the lists: edges between them are in no list."""
     rng = np.random.default_rng(1)
@@ -263,10 +284,17 @@ def test_what_a_missing_gpu_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "init", too_old)
     assert "too old (found version 11040)" in message(DeviceError)
+
+    def no_image(*_: Any) -> None:
+        raise DeviceError("--device cuda: no kernel image; or use --device cpu")
+
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "torch sees no GPU" in message(DeviceError)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(device_module, "_check_kernels", no_image)
+    assert "no kernel image" in message(DeviceError)
+    monkeypatch.setattr(device_module, "_check_kernels", lambda *_: None)
     for name, value in {"mem_get_info": (10 << 20, 80 << 30), "memory_allocated": 0, "memory_reserved": 0}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     assert "10 MiB of the card's memory are free" in message(MemoryBudgetError)
@@ -274,7 +302,11 @@ def test_what_a_missing_gpu_says(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, reason = choose_backend("auto")
     assert (backend.name, reason) == ("cuda", "auto: a GPU can be used")
     assert backend.device.free == 60 << 30  # type: ignore[attr-defined]
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 << 30))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: shares.append(share))
     assert CudaBackend(memory="8GiB").device.free == 8 << 30
+    assert shares == [0.1]
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         choose_backend("gpu")
 
@@ -351,3 +383,47 @@ def test_arrays_of_other_libraries() -> None:
         with pytest.raises(DeviceError, match="--device cuda"):
             kmeans_sweep(OnACard(X), [3])
     np.testing.assert_array_equal(DensityForest([5], device="cpu").fit(OnACard(X)).hdbscan(5), forest.hdbscan(5))
+
+
+def test_a_card_that_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ones(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA error: no kernel image is available\nfor execution")
+
+    device_module._check_kernels(torch, torch.device("cpu"))
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(
+        DeviceError, match=r"does not run torch's kernels \(CUDA error: no kernel image is available for"
+    ):
+        device_module._check_kernels(torch, torch.device("cpu"))
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(16, 16))
+    with pytest.raises(DeviceError, match="computes wrong results"):
+        device_module._check_kernels(torch, torch.device("cpu"))
+
+
+def test_precision_of_products_is_put_back(backend: CudaBackend) -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    with backend.device.fast_products():
+        assert matmul.fp32_precision == "tf32"
+        with backend.device.exact_products():
+            assert matmul.fp32_precision == "ieee"
+    assert matmul.fp32_precision == before
+    old = SimpleNamespace(allow_tf32=False)  # torch before 2.9
+    backend.device.torch = SimpleNamespace(backends=SimpleNamespace(cuda=SimpleNamespace(matmul=old)))
+    with backend.device.fast_products():
+        assert old.allow_tf32
+    assert not old.allow_tf32
+
+
+def test_libraries_that_run_out_of_memory(backend: CudaBackend) -> None:
+    tried = []
+
+    def work(n_bytes: int) -> int:
+        tried.append(n_bytes)
+        if len(tried) < 3:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+        return n_bytes
+
+    assert backend.device.with_less("it", work) == tried[-1] < tried[0]
+    with pytest.raises(RuntimeError, match="another"):
+        backend.device.with_less("it", lambda _: (_ for _ in ()).throw(RuntimeError("another")))

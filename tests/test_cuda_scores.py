@@ -77,8 +77,8 @@ def test_sums_are_exact(kind: Any, scale: float, backend: CudaBackend) -> None:
     values, places = torch.from_numpy(X), torch.from_numpy(np.arange(300) % 7)
     cutter = ExactSums.of(backend.device, [values], 300)
     sums = torch.zeros((cutter.n_pieces, 7, 3), dtype=torch.int64)
-    cutter.add(sums, places, values)
-    cutter.add(sums, places[:50], values[:50], sign=-1)
+    cutter.add(sums, values, [(places, 1)])
+    cutter.add(sums, values[:50], [(places[:50], -1)])
     high, rest = cutter.join(sums)
     for place in range(7):
         for column in range(3):

@@ -131,6 +131,14 @@ def test_any_scale(scale):
     np.testing.assert_array_equal(indices, expected)
 
 
+@pytest.mark.parametrize("far", [1e21, 1e24, 1e30])
+def test_one_row_far_beyond_all_others(far):
+    X = np.concatenate([data(normal, 600, 8), np.full((1, 8), far, np.float32)])
+    forest = DensityForest([5, 64]).fit(X)
+    expected = sklearn.cluster.DBSCAN(eps=2.0, min_samples=5, algorithm="brute").fit(X.astype(float)).labels_
+    np.testing.assert_array_equal(forest.dbscan(2.0, 5), expected)
+
+
 # Spanning trees
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (7, 2), (260, 3), (1300, 2), (1300, 20)])

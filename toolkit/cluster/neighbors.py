@@ -39,6 +39,7 @@ _TILE_ROWS = 512  # of a pair of blocks at once: 2 MiB of products, about a core
 _SAMPLE_SHARE = 16  # one in so many points decides the thresholds
 _SAMPLE_BYTES = 8 << 20  # of products with the sample at once
 _MEASURED_BYTES = 4 << 20  # of candidates and lists that are measured at once
+_LEAST_REACHED = np.float32(-(2.0**-126))  # where a threshold is 0, no distance above 0 would be certain
 _ROWS = np.uint32((1 << LANES) - 1)  # of a mask, the bits of the rows
 _PREFETCH = 6  # rows ahead of the one that is measured
 
@@ -134,7 +135,8 @@ def _compact(own, candidates, points):  # type: ignore[no-untyped-def]
     rounded = np.float32(limit)
     if rounded < limit:
         rounded = np.nextafter(rounded, np.float32(np.inf))
-    thresholds[own] = max(thresholds[own], np.float32(-0.5) * rounded)  # what was passed over stays so
+    reached = min(np.float32(-0.5) * rounded, _LEAST_REACHED)
+    thresholds[own] = max(thresholds[own], reached)  # what was passed over stays so
 
 
 @njit(nogil=True, cache=True)

@@ -68,7 +68,7 @@ def fit_labels(
     if cluster_class == "KMeans":
         given = {"n_init": 10, "init": "k-means++"} | given | {"random_state": seed}
     if cluster_class == "HDBSCAN":
-        min_samples = given.get("min_samples", given["min_cluster_size"])
+        min_samples = given["min_samples"] if "min_samples" in given else given["min_cluster_size"]
         if min_samples < 2:
             raise InputError(
                 f"min_samples is {min_samples}; allowed with engine 'cuml': at least 2, the row itself counted"

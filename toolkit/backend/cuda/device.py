@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _SHARE = 0.8  # of what is free: torch's allocator and the libraries need some of their own
 _LEAST_SHARE = 0.05
+_NO_ROOM = "CUBLAS_STATUS_ALLOC_FAILED"  # cuBLAS found no memory for itself
 _RESIDENT_SHARE = 0.2  # of the free memory: above, a matrix stays on the host
 _LEAST_BYTES = 256 << 20  # free on the card, without which nothing is begun
 _ALTERNATIVE = "use --device cpu"
@@ -63,6 +64,11 @@ class Device:
         if self.is_cuda:
             _check_cuda(torch)
         self.device = torch.device(name)
+        if self.is_cuda:
+            if self.limit is not None:
+                total = torch.cuda.get_device_properties(self.device).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1.0, self.limit / total), self.device)
+            _check_kernels(torch, self.device)
         if self.is_cuda and self.free < _LEAST_BYTES:
             raise MemoryBudgetError(
                 f"--device cuda: {format_size(max(self.free, 0))} of the card's memory are free, "
@@ -156,7 +162,9 @@ class Device:
             n_bytes = int(self.free * share)
             try:
                 return work(n_bytes)
-            except self.torch.OutOfMemoryError as error:
+            except RuntimeError as error:  # torch.OutOfMemoryError is one, and what libraries say is another
+                if not isinstance(error, self.torch.OutOfMemoryError) and _NO_ROOM not in str(error):
+                    raise
                 first_line = str(error).splitlines()[0]
             if self.is_cuda:
                 self.torch.cuda.empty_cache()
@@ -183,12 +191,15 @@ class Device:
     @contextlib.contextmanager
     def _tensor_cores(self, *, allowed: bool) -> Iterator[None]:
         matmul = self.torch.backends.cuda.matmul
-        before = matmul.allow_tf32
-        matmul.allow_tf32 = allowed
+        name, value = ("fp32_precision", "tf32" if allowed else "ieee")
+        if not hasattr(matmul, name):  # torch before 2.9; the two ways must not be mixed
+            name, value = "allow_tf32", allowed  # type: ignore[assignment]
+        before = getattr(matmul, name)
+        setattr(matmul, name, value)
         try:
             yield
         finally:
-            matmul.allow_tf32 = before
+            setattr(matmul, name, before)
 
     @property
     def has_tensor_cores(self) -> bool:
@@ -269,3 +280,18 @@ def _check_cuda(torch: Any) -> None:
             f"--device cuda: torch sees no GPU (CUDA_VISIBLE_DEVICES hides them, or none is there); repair that, or "
             f"{_ALTERNATIVE}"
         )
+
+
+def _check_kernels(torch: Any, device: Any) -> None:
+    """Refuse a card that torch has no code for, by running some."""
+    try:
+        ones = torch.ones((16, 16), device=device)
+        works = float((ones @ ones).sum()) == 16**3
+    except torch.OutOfMemoryError:
+        return  # what is free is looked at next
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        message = f"--device cuda: the GPU does not run torch's kernels ({reason:.300}); install another build of torch"
+        raise DeviceError(f"{message}, or {_ALTERNATIVE}") from error
+    if not works:
+        raise DeviceError(f"--device cuda: the GPU computes wrong results; look at its health, or {_ALTERNATIVE}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LANES = 8  # of `toolkit.cluster.kmeans_kernels.squared_distance`
 _PRODUCT_WORK = 24  # bytes for each product of a row with a centre
 _MOST_ROWS = 1 << 17  # of a product at once: more is no faster
+_VALUE_WORK = 48  # bytes for each value that is cut into pieces
 _MOVE_WORK = 40  # bytes for each row and model while it is looked for what moved
 _CHUNK_BYTES = 256 << 20  # of values that are cut into pieces at once
 
@@ -43,6 +44,10 @@ class DeviceFitter:
 
     def __init__(self, device: Device, data: Matrix) -> None:
         self.device, self.data = device, data
+        device.with_less("KMeans", self._begin)
+
+    def _begin(self, _: int) -> None:
+        device, data = self.device, self.data
         self.X, self.Z = Rows(device, device.host(data.X)), Rows(device, device.host(data.Z))
         self.square, self.length = device.put(data.square), device.put(data.length)
         self.sums = ExactSums.of(device, self.X.tensor.split(self.rows_of(16)), len(self.X))
@@ -61,7 +66,7 @@ class DeviceFitter:
         return max(1, room)
 
     def models(self, starts: Sequence[np.ndarray]) -> Models:  # noqa: D102
-        return DeviceModels(self, starts)
+        return self.device.with_less("KMeans", lambda _: DeviceModels(self, starts))
 
 
 class DeviceModels(Models):
@@ -144,19 +149,23 @@ class DeviceModels(Models):
         def work(n_bytes: int) -> tuple[Any, Any]:
             torch = device.torch
             added, sizes = torch.zeros_like(self.sums), torch.zeros_like(self.sizes)
-            step = max(1, n_bytes // (_MOVE_WORK * self.data.n_samples))
+            is_new = bool(fresh[models].all())  # models that are fitted together begin together
+            step = max(1, n_bytes // 2 // (_MOVE_WORK * self.data.n_samples))
+            size = max(1, n_bytes // 2 // (_VALUE_WORK * self.data.X.shape[1]))
             for start in range(0, len(models), step):
-                these = torch.tensor(models[start : start + step], device=device.device)
-                is_new = torch.tensor(fresh[models[start : start + step]], device=device.device)
-                first = torch.tensor(self.first[models[start : start + step]], device=device.device)
-                moved = (self.labels[these] != self.summed[these]) | is_new[:, None]
-                model, row = moved.nonzero(as_tuple=True)
-                size = self.fitter.rows_of(32)
+                these, first = (
+                    device.put(array[models[start : start + step]])
+                    for array in (np.arange(len(self.first)), self.first)
+                )
+                moved = self.labels[these] != self.summed[these]
+                model, row = (moved | is_new).nonzero(as_tuple=True)
                 for of, rows in zip(model.split(size), row.split(size), strict=True):
-                    self._move(added, sizes, rows, first[of] + self.labels[these[of], rows], 1)
-                    left = ~is_new[of]  # where it was before
-                    of, rows = of[left], rows[left]
-                    self._move(added, sizes, rows, first[of] + self.summed[these[of], rows], -1)
+                    moves = [(first[of] + self.labels[these[of], rows], 1)]
+                    if not is_new:  # where it was before
+                        moves.append((first[of] + self.summed[these[of], rows], -1))
+                    self.fitter.sums.add(added, self.fitter.X[rows], moves)
+                    for places, sign in moves:
+                        sizes.index_add_(0, places, torch.ones_like(places), alpha=sign)
             return added, sizes
 
         added, sizes = device.with_less("KMeans", work)
@@ -165,11 +174,6 @@ class DeviceModels(Models):
         self.summed[models] = self.labels[models]
         high, rest = self.fitter.sums.join(self.sums)
         self.high[:], self.rest[:], self.counts[:] = (device.get(part) for part in (high, rest, self.sizes))
-
-    def _move(self, added: Any, sizes: Any, rows: Any, places: Any, sign: int) -> None:
-        """Add rows to sums and sizes, or take them away."""
-        sizes.index_add_(0, places, places.new_ones(len(places)), alpha=sign)
-        self.fitter.sums.add(added, places, self.fitter.X[rows], sign=sign)
 
 
 def _nearest(torch: Any, lower: Any, length: Any, square: Any, slope: Any, offset: Any) -> tuple[Any, Any, Any]:

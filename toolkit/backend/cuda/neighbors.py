@@ -7,6 +7,7 @@ the host, bit for bit.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 
 _LARGEST_TILE = 8192  # rows and columns: more is no faster
 _LEAST_TILE = 128
+_MOST_ENTRIES = 1 << 28  # of a tile of any shape
 _PROBED = 1024  # rows that show how tight the bounds of short products are
 _TIGHT = 0.05  # of the distance that decides
 _MOST = 0.9  # of those rows
+_LEAST_REACHED = -(2.0**-126)
 _TINY = 1e-280  # squares below it have lost digits
 _PRODUCT_BYTES = 32  # of a tile, for each product: the product, comparisons, what reaches a threshold
 
@@ -92,7 +95,14 @@ def _products(device: Device, X: Rows, plan: PassPlan) -> DeviceProducts:
         tight = 2 * short.margins[probed] <= -2 * _TIGHT * values
         if float(tight.double().mean()) >= _MOST:
             return short
+        del short, values, tight
     return DeviceProducts.of(device, X, order, is_short=False)
+
+
+def _roomy(plan: PassPlan, n_bytes: int) -> PassPlan:
+    """Return a plan with half as many candidates more, if they fit: thinning out a few rows at a time is slow here."""
+    capacity = min(plan.n_points + 1, plan.capacity * 3 // 2)
+    return replace(plan, capacity=capacity) if plan.n_bytes // plan.capacity * capacity <= n_bytes else plan
 
 
 class _Pass:
@@ -117,8 +127,8 @@ class _Pass:
         n = len(X)
         tile_bytes = n_bytes // 3
         self.side = min(_LARGEST_TILE, max(_LEAST_TILE, 1 << int(np.log2(max(1, tile_bytes / _PRODUCT_BYTES)) / 2)))
-        self.plan = PassPlan.of(n, self.n_neighbors, n_bytes // 3)
-        self.entries = max(self.side**2, tile_bytes // _PRODUCT_BYTES)
+        self.plan = _roomy(PassPlan.of(n, self.n_neighbors, n_bytes // 3), n_bytes // 3)
+        self.entries = min(_MOST_ENTRIES, max(self.side**2, tile_bytes // _PRODUCT_BYTES))
         self.measured = max(1, n_bytes // 3 // pair_bytes(X))  # pairs that are measured at once
         if self.plan.n_bytes > n_bytes:
             raise MemoryBudgetError(
@@ -244,7 +254,8 @@ class _Pass:
         limit = squared * self.products.scale * self.products.scale
         rounded = limit.float()
         above = self.torch.nextafter(rounded, rounded.new_full((), self.torch.inf))
-        return -0.5 * self.torch.where(rounded.double() < limit, above, rounded)
+        reached = -0.5 * self.torch.where(rounded.double() < limit, above, rounded)
+        return reached.clamp_(max=_LEAST_REACHED)  # where it is 0, no distance above 0 would be certain
 
     def nearest(self, rows: Any) -> Any:
         """Yield (rows, squared distances, points, places), each but the first (n, n_neighbors), of some rows' nearest.

@@ -49,9 +49,8 @@ def squared_distances(X: Rows, i: Any, j: Any) -> Any:
 
     def squares(start: int, stop: int) -> Any:
         own = of_rows(start, stop).double()[:, None, :]
-        difference = of_others(start, stop).double().reshape(*j.shape, stop - start)
-        difference.sub_(own)  # (a - b) ** 2 and (b - a) ** 2 are the same bits
-        return difference.mul_(difference)
+        difference = own - of_others(start, stop).reshape(*j.shape, stop - start)
+        return difference.mul_(difference)  # multiplied by itself: one rounding, whatever the device fuses
 
     if n_features < LANES:
         total = i.new_zeros(j.shape).double()

@@ -14,9 +14,11 @@ class DeviceGram:
     """Adds up ``V.T @ V`` in float64 on the device, while the next block is read and copied; see `Gram`."""
 
     def __init__(self, device: Device, n_features: int) -> None:
-        torch = device.torch
+        torch, shape = device.torch, (n_features, n_features)
         self.device, self.turn = device, 0
-        self.sum = torch.zeros((n_features, n_features), dtype=torch.float64, device=device.device)
+        self.sum = device.with_less(
+            "the covariance", lambda _: torch.zeros(shape, dtype=torch.float64, device=device.device)
+        )
 
     def begin(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
         return values

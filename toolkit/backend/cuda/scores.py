@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.backend.cpu import ordered_map
 from toolkit.backend.cuda.device import Rows
 from toolkit.backend.cuda.sums import ExactSums
+from toolkit.memory import n_threads
 from toolkit.score.silhouette import NEAR
 from toolkit.score.variance import scores_of
 
@@ -44,11 +46,18 @@ def variance_scores(
     advance : callable
         Told how many labellings were finished.
     """
-    values, middle = Rows(device, device.host(X)), device.put(origin)
+    values = device.with_less("scoring", lambda _: Rows(device, device.host(X)))
+    middle = device.put(origin)
     largest = max(float(X.max()), -float(X.min())) + float(middle.abs().max())
-    for partition in partitions:
-        yield device.with_less("scoring", _Variance(device, values, middle, largest, partition).scores)
+
+    def sums() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Partition]]:
+        for partition in partitions:
+            work = _Variance(device, values, middle, largest, partition).sums
+            yield device.with_less("scoring", work)
+
+    for scores in ordered_map(lambda found: scores_of(*found), sums(), workers=n_threads()):
         advance(1)
+        yield scores
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class _Variance:
     largest: float
     partition: Partition
 
-    def scores(self, n_bytes: int) -> tuple[float, float]:
-        """Return Calinski-Harabasz and Davies-Bouldin, with blocks of so many bytes."""
+    def sums(self, n_bytes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Partition]:
+        """Return what `scores_of` takes, from blocks of so many bytes."""
         device, partition, torch = self.device, self.partition, self.device.torch
         clusters = device.put(partition.clusters(slice(None)), torch.int64)
         rows = (clusters >= 0).nonzero()[:, 0]
@@ -78,19 +87,19 @@ class _Variance:
         cutter = ExactSums(device, 2 * self.largest, partition.n_clustered)
         sums = torch.zeros((cutter.n_pieces, *references.shape), dtype=torch.int64, device=device.device)
         for own, block in blocks():
-            cutter.add(sums, own, block - references[own])
+            cutter.add(sums, block - references[own], [(own, 1)])
         high, rest = cutter.join(sums)
         centres = (high + rest) / device.put(partition.sizes.astype(float))[:, None] + references
         squares = torch.cat([(block - centres[own]).square_().sum(1) for own, block in blocks()])
         spreads, squares = (self._totals(part, clusters) for part in (squares.sqrt(), squares))
-        return scores_of(device.get(centres), spreads, squares, partition)
+        return device.get(centres), spreads, squares, partition
 
     def _totals(self, values: Any, clusters: Any) -> np.ndarray:
         torch = self.device.torch
         cutter = ExactSums.of(self.device, [values], self.partition.n_clustered)
         shape = (cutter.n_pieces, self.partition.n_clusters)
         sums = torch.zeros(shape, dtype=torch.int64, device=self.device.device)
-        cutter.add(sums, clusters, values)
+        cutter.add(sums, values, [(clusters, 1)])
         high, rest = cutter.join(sums)
         return self.device.get(high + rest)
 
@@ -100,13 +109,13 @@ def silhouettes(
 ) -> dict[int, tuple[float, int]]:
     """Compute the mean silhouettes of labellings that share rows; see `toolkit.score.silhouette.silhouettes`."""
     torch = device.torch
-    rows = device.put(X[group.rows]).double() - device.put(origin)
-    norms = (rows * rows).sum(1)
     labels = [sampled.labels(group.rows) for sampled in group.sampled]
     found: dict[int, tuple[float, int]] = {}
 
     def work(n_bytes: int) -> None:
         found.clear()
+        rows = device.put(X[group.rows]).double() - device.put(origin)
+        norms = (rows * rows).sum(1)
         most = max(1, n_bytes // 4 // (8 * len(rows)))  # clusters whose columns are held together
         for flight in _flights([len(sampled.sizes) for sampled in group.sampled], most):
             first = np.cumsum([0] + [len(group.sampled[i].sizes) for i in flight])

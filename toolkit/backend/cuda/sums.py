@@ -57,11 +57,15 @@ class ExactSums:
         whole = scaled.trunc()
         return whole.long(), scaled - whole
 
-    def add(self, sums: Any, places: Any, values: Any, *, sign: int = 1) -> None:
-        """Add values, (n, ...), to the sums, (n_pieces, n_sums, ...) int64, at their places, (n,) int64."""
+    def add(self, sums: Any, values: Any, moves: Sequence[tuple[Any, int]]) -> None:
+        """Add values, (n, ...), to the sums, (n_pieces, n_sums, ...) int64.
+
+        A move is the places, (n,) int64, and 1, or -1 to take the values away from there.
+        """
         for piece in range(self.n_pieces):
             whole, values = self.cut(values, piece)
-            sums[piece].index_add_(0, places, whole, alpha=sign)
+            for places, sign in moves:
+                sums[piece].index_add_(0, places, whole, alpha=sign)
 
     def join(self, sums: Any) -> tuple[Any, Any]:
         """Return sums of pieces, (n_pieces, ...) int64, as pairs of float64 numbers whose sums they are."""
