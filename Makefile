@@ -7,7 +7,7 @@ OUT ?= results/$(basename $(notdir $(CONFIG)))
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench gpu-check clean
+.PHONY: help run test lint bench gpu-check gpu-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench: $(VENV)/.installed-bench ## every benchmark, both sides in one process; r
 
 gpu-check: ## the device code on a GPU machine: parity, memory, times; needs no network; results in benchmarks/results/
 	$(PYTHON) -m benchmarks.gpu_check $(OPTIONS)
+
+gpu-peers: ## the seed grid on a GPU against cuML, flash-kmeans and FlashLib, where they are installed
+	$(PYTHON) -m benchmarks.gpu_peers $(OPTIONS)
 
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info results/*/ descriptors/digits

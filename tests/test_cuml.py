@@ -11,6 +11,7 @@ import pytest
 import sklearn.cluster
 from hard_data import data, two_scales
 
+from benchmarks import gpu_peers
 from toolkit.backend.cpu import CpuBackend
 from toolkit.backend.cuda import CudaBackend
 from toolkit.backend.device import choose_backend
@@ -123,3 +124,34 @@ def test_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuml.manifold", manifold)
     np.testing.assert_array_equal(umap_map(X, 2, 0, device="auto"), X[:, :2])
     assert asked == [{"n_components": 2, "n_neighbors": 15, "init": "spectral", "random_state": 0}]
+
+
+def test_comparison_with_peers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cuml: None) -> None:
+    torch = pytest.importorskip("torch")
+    flash = ModuleType("flash_kmeans")
+
+    def batch_kmeans(rows: Any, *, n_clusters: int, tol: float) -> Any:
+        labels = sklearn.cluster.KMeans(n_clusters, tol=tol, n_init=1).fit(rows[0].numpy()).labels_
+        return torch.from_numpy(labels)[None], None, 1
+
+    flash.batch_kmeans_Euclid = batch_kmeans  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_kmeans", flash)
+    flashlib = ModuleType("flashlib")
+
+    class Broken:
+        def __init__(self, **_: Any) -> None:
+            raise RuntimeError("no kernel")
+
+    flashlib.DBSCAN = Broken  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flashlib", flashlib)
+    monkeypatch.setattr(
+        gpu_peers, "SEED_GRID", [cell for cell in gpu_peers.SEED_GRID if 512 not in cell[1].values()][::12]
+    )
+    assert gpu_peers.main(["--device", "cpu", "--rows", "400", "--cells", "2"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 7
+    assert "| cuML ? | DBSCAN | 2 of" in rows[1]
+    assert rows[1].endswith("| 1.000 |")
+    assert "flash-kmeans" in rows[3]
+    assert "not run" in rows[4]
+    assert "failed: RuntimeError: no kernel" in rows[5]
