@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -327,6 +328,7 @@ def test_a_grid_has_the_labels_of_the_host(backend: CudaBackend) -> None:
         settings = Settings("shared", "exclude", 500, 0, MemoryBudget.resolve("8GiB"), device)
         found.append({at: one for batch in fit_and_score(models, X, settings) for at, one in batch.items()})
     assert len(found[0]) == len(models)
+    assert backend.describe()["torch"] == torch.__version__
     for at, theirs in found[1].items():
         ours = found[0][at]
         np.testing.assert_array_equal(ours.labels, theirs.labels)
@@ -427,3 +429,32 @@ def test_libraries_that_run_out_of_memory(backend: CudaBackend) -> None:
     assert backend.device.with_less("it", work) == tried[-1] < tried[0]
     with pytest.raises(RuntimeError, match="another"):
         backend.device.with_less("it", lambda _: (_ for _ in ()).throw(RuntimeError("another")))
+
+
+def test_uploads_take_turns_with_two_stretches_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls of a card's upload, with stand-ins for what only a card has."""
+    device = CudaBackend("cpu").device
+    log: list[str] = []
+
+    class Event:
+        def record(self, _: Any) -> None:
+            log.append("record")
+
+        def synchronize(self) -> None:
+            log.append("wait for the copy")
+
+    stream = SimpleNamespace(wait_event=lambda _: log.append("wait on the device"))
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **how: log.append("pin") or empty(*size, **how))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    device.is_cuda = True
+    for turn, n in enumerate((5, 7, 4, 9)):
+        X = data(normal, n, 3)
+        np.testing.assert_array_equal(device.upload(X, turn).numpy(), X)
+    copy = ["record", "wait on the device"]
+    waiting = ["wait for the copy"]
+    assert log == ["pin", *copy, "pin", *copy, *waiting, *copy, *waiting, "pin", *copy]

@@ -100,6 +100,17 @@ def test_with_cuml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CudaBackend, "__init__", lambda self, **_: None)
     backend, reason = choose_backend("auto", engine="cuml")
     assert (backend.name, reason) == ("cuda", "engine 'cuml' runs on a GPU only")
+    choose_backend("auto", engine="cuml", memory="2GiB")  # without RMM there is nothing to limit
+    rmm, mr = ModuleType("rmm"), ModuleType("rmm.mr")
+    limits: list[Any] = []
+    mr.get_current_device_resource = lambda: "below"  # type: ignore[attr-defined]
+    mr.set_current_device_resource = limits.append  # type: ignore[attr-defined]
+    mr.LimitingResourceAdaptor = lambda below, *, allocation_limit: (below, allocation_limit)  # type: ignore[attr-defined]
+    rmm.mr = mr  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rmm", rmm)
+    monkeypatch.setitem(sys.modules, "rmm.mr", mr)
+    choose_backend("auto", engine="cuml", memory="2GiB")
+    assert limits == [("below", 2 << 30)]
 
 
 def test_maps(monkeypatch: pytest.MonkeyPatch) -> None:

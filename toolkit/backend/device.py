@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.backend.cpu import CpuBackend
 from toolkit.errors import InputError, ToolkitError, unknown
+from toolkit.memory import parse_size
 
 if TYPE_CHECKING:
     from toolkit.backend.base import Backend
@@ -49,12 +50,14 @@ def choose_backend(device: str, *, engine: str = "shared", memory: str | int | N
         raise unknown("device", device, DEVICES)
     if engine == "cuml":
         from toolkit.backend.cuda import CudaBackend
-        from toolkit.backend.cuda.cuml import open_cuml
+        from toolkit.backend.cuda.cuml import limit_memory, open_cuml
 
         if device == "cpu":
             raise InputError("--device cpu: engine 'cuml' runs on a GPU only; use --device auto or cuda")
         backend = CudaBackend(memory=memory)
         open_cuml()
+        if memory is not None:
+            limit_memory(parse_size(str(memory)))
         return backend, "engine 'cuml' runs on a GPU only"
     if device == "cpu":
         return CpuBackend(), "asked for"

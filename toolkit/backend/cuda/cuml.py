@@ -49,6 +49,16 @@ def open_cuml(name: str = "cuml.cluster") -> Any:
         ) from error
 
 
+def limit_memory(n_bytes: int) -> None:
+    """Let cuML, through RMM, take at most so many bytes of the card."""
+    try:
+        import rmm.mr
+    except ImportError:
+        return  # cuML does not load without it, and says so
+    below = rmm.mr.get_current_device_resource()
+    rmm.mr.set_current_device_resource(rmm.mr.LimitingResourceAdaptor(below, allocation_limit=n_bytes))
+
+
 def umap(X: np.ndarray, **options: Any) -> np.ndarray:
     """Return cuML's UMAP embedding, (n_rows, n_components) float32; see `toolkit.report.maps`."""
     estimator = open_cuml("cuml.manifold").UMAP(**options, output_type="numpy")

@@ -91,8 +91,6 @@ class DeviceModels(Models):
         by_size: dict[int, list[int]] = {}
         for m in models.tolist():
             by_size.setdefault(int(self.first[m + 1] - self.first[m]), []).append(m)
-        if not by_size:
-            return
         groups = [(k, torch.tensor(group, device=device.device)) for k, group in sorted(by_size.items())]
         rows = np.concatenate(
             [np.arange(self.first[m], self.first[m + 1]) for k in sorted(by_size) for m in by_size[k]]
