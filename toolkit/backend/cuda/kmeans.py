@@ -151,10 +151,8 @@ class DeviceModels(Models):
             step = max(1, n_bytes // 2 // (_MOVE_WORK * self.data.n_samples))
             size = max(1, n_bytes // 2 // (_VALUE_WORK * self.data.X.shape[1]))
             for start in range(0, len(models), step):
-                these, first = (
-                    device.put(array[models[start : start + step]])
-                    for array in (np.arange(len(self.first)), self.first)
-                )
+                part = models[start : start + step]
+                these, first = device.put(part), device.put(self.first[part])
                 moved = self.labels[these] != self.summed[these]
                 model, row = (moved | is_new).nonzero(as_tuple=True)
                 for of, rows in zip(model.split(size), row.split(size), strict=True):
