@@ -426,7 +426,7 @@ def test_libraries_that_run_out_of_memory(backend: CudaBackend) -> None:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
         return n_bytes
 
-    assert backend.device.with_less("it", work) == tried[-1] < tried[0]
+    assert backend.device.with_less("it", work) == tried[-1] < 0.3 * tried[0]
     with pytest.raises(RuntimeError, match="another"):
         backend.device.with_less("it", lambda _: (_ for _ in ()).throw(RuntimeError("another")))
 

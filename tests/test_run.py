@@ -101,6 +101,8 @@ def test_end_to_end(content, tmp_path, blobs):
     assert record["state"] == "complete"
     assert set(record["stages"]) == {"clusterization", "refined", "prefinal"}
     assert all(stage["peak_bytes"] > 0 for stage in record["stages"].values())
+    assert all(stage["device_peak_bytes"] is None for stage in record["stages"].values())  # the host's is all there is
+    assert record["device"] == {"name": "cpu", "reason": "test"}
     assert outcome.n_fitted == len(Store(tmp_path / "out" / "models").rows)
 
 
