@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hard_data import KINDS, data, duplicates, far_blobs, heavy_tails, lattice, normal, two_scales
 
 from benchmarks import gpu_check
@@ -31,8 +32,6 @@ from toolkit.errors import DeviceError, InputError, MemoryBudgetError, MissingPa
 from toolkit.grid.fit import Settings, fit_and_score
 from toolkit.memory import MemoryBudget
 from toolkit.score.partition import score_labellings
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "tensor cores"])
@@ -144,7 +143,10 @@ def test_out_of_memory_is_tried_in_smaller_pieces(backend: CudaBackend, monkeypa
     found = backend.list_neighbors(X, 64, memory=MemoryBudget.resolve("8GiB"), folder=None, advance=done.append)
     for ours, theirs in zip(both(found), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert len(backend.device.shrunk) == 2
+    assert len(backend.shrunk()) == 2
+    assert all("the neighbour pass over 2,000 rows: pieces of" in text for text in backend.shrunk())
+    backend.reset_peak()
+    assert backend.shrunk() == []
     assert calls[0] > calls[-1]
     assert sum(done) == pytest.approx(1, abs=0.2)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hard_data import KINDS, data, heavy_tails, normal
 
 from toolkit.backend.cuda import CudaBackend
@@ -15,8 +16,6 @@ from toolkit.backend.cuda.kmeans import DeviceFitter, _squared_distances
 from toolkit.cluster import kmeans, kmeans_kernels
 from toolkit.cluster.estimators import kmeans_sweep
 from toolkit.cluster.kmeans_matrix import Matrix
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hard_data import KINDS, data, duplicates, heavy_tails, lattice, normal, offset
 
 from toolkit.backend.cuda import CudaBackend
@@ -17,8 +18,6 @@ from toolkit.descriptors.keeper import DataKeeper
 from toolkit.descriptors.loader import DataLoader
 from toolkit.descriptors.reduce import measure
 from toolkit.score.partition import score_labellings
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")

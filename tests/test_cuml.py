@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.cluster
+import torch
 from hard_data import data, two_scales
 
 from benchmarks import gpu_peers
@@ -138,7 +139,6 @@ def test_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_comparison_with_peers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cuml: None) -> None:
-    torch = pytest.importorskip("torch")
     flash = ModuleType("flash_kmeans")
 
     def batch_kmeans(rows: Any, *, n_clusters: int, tol: float) -> Any:

@@ -102,6 +102,7 @@ def test_end_to_end(content, tmp_path, blobs):
     assert set(record["stages"]) == {"clusterization", "refined", "prefinal"}
     assert all(stage["peak_bytes"] > 0 for stage in record["stages"].values())
     assert all(stage["device_peak_bytes"] is None for stage in record["stages"].values())  # the host's is all there is
+    assert all(stage["device_shrunk"] == [] for stage in record["stages"].values())
     assert record["device"] == {"name": "cpu", "reason": "test"}
     assert outcome.n_fitted == len(Store(tmp_path / "out" / "models").rows)
 

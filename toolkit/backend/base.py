@@ -38,11 +38,15 @@ class Backend(Protocol):
         ...
 
     def reset_peak(self) -> None:
-        """Begin to count `peak_bytes` anew."""
+        """Begin to count `peak_bytes` and `shrunk` anew."""
         ...
 
     def peak_bytes(self) -> int | None:
         """Return the most memory of the device that was held; None if it is the host's."""
+        ...
+
+    def shrunk(self) -> list[str]:
+        """Return what had to be done in smaller pieces, because memory ran out, since `reset_peak`."""
         ...
 
     def gram(self, n_features: int) -> Gram:

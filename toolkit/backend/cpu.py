@@ -67,6 +67,9 @@ class CpuBackend:
     def peak_bytes(self) -> int | None:  # noqa: D102
         return None
 
+    def shrunk(self) -> list[str]:  # noqa: D102
+        return []
+
     def gram(self, n_features: int) -> Gram:  # noqa: D102
         from toolkit.descriptors.reduce import HostGram
 

@@ -9,6 +9,7 @@ rows with the centres of all unfinished models.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ class Fit:
     n_iter: int
 
 
-class Models:
+class Models(ABC):
     """Models that are fitted together: their centres stacked in one matrix, model m in rows first[m] to first[m + 1].
 
     What is here is the same for all devices: small arrays of the host. The names of the arrays are those of the
@@ -111,17 +112,17 @@ class Models:
         self.shifts = np.zeros(n_models)
         self.place(np.arange(n_models), np.concatenate(starts))
 
+    @abstractmethod
     def assign(self, models: np.ndarray, share: Share) -> None:
         """Label every row for some models."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_up(self, models: np.ndarray, fresh: np.ndarray, share: Share) -> None:
         """Bring sums and counts of some models up to date; of `fresh` ones from nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def labels_of(self, m: int) -> np.ndarray:
         """Return the labels of a model, (n_samples,) int."""
-        raise NotImplementedError
 
     def place(self, models: np.ndarray, new: np.ndarray) -> None:
         """Move the centres of some models; `new` is stacked like all centres."""

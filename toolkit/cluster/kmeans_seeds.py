@@ -52,7 +52,8 @@ def plus_plus(
     to the nearest row so far; of several drawn (as many as scikit-learn draws), the one that leaves the smallest sum of
     squared distances is taken (Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding", also for
     the greedy variant). At least twice as many rows as clusters are drawn; the means of the rows nearest to each are
-    merged by `kmeans_merge`. One such start ends about where ten starts from single rows do (benchmarks/kmeans.py).
+    merged by `kmeans_merge`. On the clusters of benchmarks/kmeans.py one such start ends nearer to the best known than
+    ten from single rows do.
 
     Parameters
     ----------

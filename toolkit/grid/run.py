@@ -181,6 +181,7 @@ class Run:
             predicted_seconds=round(sum(seconds), 3),
             peak_bytes=peak_bytes(),
             device_peak_bytes=self.backend.peak_bytes(),
+            device_shrunk=self.backend.shrunk(),
         )
         return table
 

@@ -41,9 +41,13 @@ class CudaBackend:
 
     def reset_peak(self) -> None:  # noqa: D102
         self.device.reset_peak()
+        self.device.shrunk.clear()
 
     def peak_bytes(self) -> int | None:  # noqa: D102
         return self.device.peak_bytes
+
+    def shrunk(self) -> list[str]:  # noqa: D102
+        return list(self.device.shrunk)
 
     def gram(self, n_features: int) -> Gram:  # noqa: D102
         from toolkit.backend.cuda.reduce import DeviceGram

@@ -218,7 +218,7 @@ class Rows:
     """
 
     def __init__(self, device: Device, tensor: Any) -> None:
-        self.device, self.shape, self.dtype = device, tensor.shape, tensor.dtype
+        self.device, self.shape = device, tensor.shape
         self.is_resident = tensor.nbytes <= _RESIDENT_SHARE * device.free
         self.tensor = tensor.to(device.device) if self.is_resident else tensor
 
