@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from toolkit.cluster.labelling import Labelling
 from toolkit.errors import MemoryBudgetError
 from toolkit.memory import MemoryBudget, format_size
 
@@ -17,15 +18,16 @@ _PROBE_ROWS = 256  # rows whose neighbours are counted to predict the size of al
 LIST_BYTES = 28  # per neighbour: scikit-learn holds int64 indices, and more while it gathers them (measured)
 
 
-def _kmeans(X: np.ndarray, params: dict[str, Any], seed: int, _memory: MemoryBudget) -> np.ndarray:
+def _kmeans(X: np.ndarray, params: dict[str, Any], seed: int, _memory: MemoryBudget) -> Labelling:
     from sklearn.cluster import KMeans
 
     # Threads add their partial sums in the order in which they finish, which changes the last bits.
     with threadpool_limits(1):
-        return np.asarray(KMeans(**{"n_init": 10} | params, random_state=seed).fit(X).labels_)
+        fitted = KMeans(**{"n_init": 10} | params, random_state=seed).fit(X)
+    return Labelling(np.asarray(fitted.labels_), fitted.cluster_centers_.astype(np.float64))
 
 
-def _dbscan(X: np.ndarray, params: dict[str, Any], seed: int, memory: MemoryBudget) -> np.ndarray:
+def _dbscan(X: np.ndarray, params: dict[str, Any], seed: int, memory: MemoryBudget) -> Labelling:
     from sklearn.cluster import DBSCAN
     from sklearn.metrics import pairwise_distances
 
@@ -41,16 +43,16 @@ def _dbscan(X: np.ndarray, params: dict[str, Any], seed: int, memory: MemoryBudg
             f"DBSCAN with eps {params['eps']:g} needs about {format_size(needed)} for scikit-learn's neighbour lists, "
             f"{format_size(max(memory.free, 0))} are free; lower eps or fraction, or raise --memory"
         )
-    return np.asarray(DBSCAN(**params).fit(X).labels_)
+    return Labelling(np.asarray(DBSCAN(**params).fit(X).labels_))
 
 
-def _hdbscan(X: np.ndarray, params: dict[str, Any], _seed: int, _memory: MemoryBudget) -> np.ndarray:
+def _hdbscan(X: np.ndarray, params: dict[str, Any], _seed: int, _memory: MemoryBudget) -> Labelling:
     from sklearn.cluster import HDBSCAN
 
-    return np.asarray(HDBSCAN(**params, copy=False).fit(X).labels_)
+    return Labelling(np.asarray(HDBSCAN(**params, copy=False).fit(X).labels_))
 
 
-_FITS: dict[str, Callable[[np.ndarray, dict[str, Any], int, MemoryBudget], np.ndarray]] = {
+_FITS: dict[str, Callable[[np.ndarray, dict[str, Any], int, MemoryBudget], Labelling]] = {
     "KMeans": _kmeans,
     "DBSCAN": _dbscan,
     "HDBSCAN": _hdbscan,
@@ -58,10 +60,10 @@ _FITS: dict[str, Callable[[np.ndarray, dict[str, Any], int, MemoryBudget], np.nd
 FACTS = {name: {"exactness": "exact", "precision": "float32", "tie_rule": "scikit-learn"} for name in _FITS}
 
 
-def fit_labels(
+def fit_model(
     cluster_class: str, params: dict[str, Any], X: np.ndarray, *, seed: int, memory: MemoryBudget
-) -> np.ndarray:
-    """Fit one model and return its labels, (n_samples,) int, -1 is noise.
+) -> Labelling:
+    """Fit one model.
 
     Parameters
     ----------

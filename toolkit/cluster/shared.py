@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.cluster.labelling import Labelling, Result
 from toolkit.errors import InputError, MemoryBudgetError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from toolkit.memory import MemoryBudget
 
 Params = dict[str, Any]
-Result = np.ndarray | Exception  # labels (n_samples,) int, or why there are none
 
 # How the cells of an estimator get their labels; shown in every row of the tables.
 FACTS = {
@@ -86,7 +86,10 @@ def fit_sweep(
             except Exception as error:  # costs these models, not the run
                 results |= dict.fromkeys(possible, error)
             else:
-                results |= {position: models[k].labels_ for position, k in possible.items()}
+                results |= {
+                    position: Labelling(models[k].labels_, models[k].cluster_centers_)
+                    for position, k in possible.items()
+                }
         yield results
 
 
@@ -117,7 +120,7 @@ def fit_density(
     for position, (family, _) in enumerate(cells):
         if needed[position] > len(X):
             results[position] = (
-                np.full(len(X), -1, np.int32)
+                Labelling(np.full(len(X), -1, np.int32))
                 if family == "DBSCAN"
                 else InputError(f"min_samples ({needed[position]}) must be at most the number of samples ({len(X)})")
             )
@@ -137,12 +140,12 @@ def fit_density(
             cuts = [position for position in here if cells[position][0] == "DBSCAN"]
             try:
                 labels = forest.dbscan_many([cells[position][1]["eps"] for position in cuts], min_samples)
-                results |= {position: found.astype(np.int32) for position, found in zip(cuts, labels, strict=True)}
+                results |= {p: Labelling(found.astype(np.int32)) for p, found in zip(cuts, labels, strict=True)}
             except Exception as error:
                 results |= dict.fromkeys(cuts, error)
             for position in sorted(set(here) - set(cuts)):
                 try:
-                    results[position] = forest.hdbscan(**cells[position][1]).astype(np.int32)
+                    results[position] = Labelling(forest.hdbscan(**cells[position][1]).astype(np.int32))
                 except Exception as error:
                     results[position] = error
     yield results

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from toolkit.backend.base import Backend
-    from toolkit.cluster.shared import Result
+    from toolkit.cluster.labelling import Labelling, Result
 
     ForestOf = Callable[[list[int], Callable[[float], None]], DensityForest]
 
@@ -51,10 +51,13 @@ class Fitted:
     row : dict
         Scores and facts, under the names of the score tables' columns; only ``error`` if the fit failed.
     labels : ndarray (n_rows,) int or None
+    centres : ndarray (n_clusters, n_components) float64 or None
+        Of KMeans.
     """
 
     row: dict[str, Any]
     labels: np.ndarray | None
+    centres: np.ndarray | None = None
 
 
 def fit_and_score(
@@ -105,8 +108,8 @@ def warm_up() -> None:
 
 
 @dataclass(frozen=True)
-class _Labels:
-    """What an engine says of a model: labels or an error, warnings, its share of the seconds."""
+class _Fit:
+    """What an engine says of a model: a labelling or an error, warnings, its share of the seconds."""
 
     result: Result
     warning: str | None
@@ -114,13 +117,13 @@ class _Labels:
 
 
 def _alone(
-    fit_labels: Callable[..., np.ndarray],
+    fit_model: Callable[..., Labelling],
     models: Sequence[Model],
     X: np.ndarray,
     settings: Settings,
     _: ForestOf,
     advance: Callable[[str, float], None],
-) -> Iterator[dict[int, _Labels]]:
+) -> Iterator[dict[int, _Fit]]:
     """Fit every model alone."""
     numbers = Counter(family for family, _ in models)
     for position, (family, params) in enumerate(models):
@@ -129,14 +132,14 @@ def _alone(
             warnings.simplefilter("always")
             result: Result
             try:
-                result = fit_labels(family, params, X, seed=settings.seed, memory=settings.memory)
+                result = fit_model(family, params, X, seed=settings.seed, memory=settings.memory)
             except OSError:
                 raise  # the disk, not the model
             except Exception as error:  # a library's bug in one cell must not cost the others
                 result = error
         advance(family, 1 / numbers[family])
         texts = sorted({_one_line(warning.message) for warning in caught})
-        yield {position: _Labels(result, "; ".join(texts) or None, time.perf_counter() - start)}
+        yield {position: _Fit(result, "; ".join(texts) or None, time.perf_counter() - start)}
 
 
 def _shared(
@@ -145,7 +148,7 @@ def _shared(
     settings: Settings,
     forest_of: ForestOf,
     advance: Callable[[str, float], None],
-) -> Iterator[dict[int, _Labels]]:
+) -> Iterator[dict[int, _Fit]]:
     """Fit the models by sweeps and a forest; each batch's seconds are shared evenly by its models."""
     sweep = [position for position, (family, _) in enumerate(models) if family == "KMeans"]
     density = [position for position, (family, _) in enumerate(models) if family != "KMeans"]
@@ -163,7 +166,7 @@ def _shared(
         for batch in batches:
             seconds = (time.perf_counter() - start) / len(batch)
             yield {
-                positions[at]: _Labels(result, _warning(models[positions[at]], result), seconds)
+                positions[at]: _Fit(result, _warning(models[positions[at]], result), seconds)
                 for at, result in batch.items()
             }
             start = time.perf_counter()
@@ -174,22 +177,22 @@ def _warning(model: Model, result: Result) -> str | None:
     family, params = model
     if family != "KMeans" or isinstance(result, Exception):
         return None
-    distinct, asked = len(np.unique(result)), params.get("n_clusters", 8)
+    distinct, asked = len(np.unique(result.labels)), params.get("n_clusters", 8)
     if distinct == asked:
         return None
     return f"Number of distinct clusters ({distinct}) found smaller than n_clusters ({asked}); duplicate rows in X"
 
 
-ENGINES: dict[str, Callable[..., Iterator[dict[int, _Labels]]]] = {
+ENGINES: dict[str, Callable[..., Iterator[dict[int, _Fit]]]] = {
     "shared": _shared,
-    "reference": partial(_alone, reference.fit_labels),
-    "cuml": partial(_alone, cuml.fit_labels),
+    "reference": partial(_alone, reference.fit_model),
+    "cuml": partial(_alone, cuml.fit_model),
 }
 _FACTS = {"shared": shared.FACTS, "reference": reference.FACTS, "cuml": cuml.FACTS}
 
 
 def _score(
-    batch: dict[int, _Labels],
+    batch: dict[int, _Fit],
     models: Sequence[Model],
     X: np.ndarray,
     settings: Settings,
@@ -197,13 +200,14 @@ def _score(
 ) -> dict[int, Fitted]:
     start = time.perf_counter()
     done: dict[int, Fitted] = {}
-    labels: dict[int, np.ndarray] = {}
+    found: dict[int, Labelling] = {}
     for at, fit in batch.items():
         if isinstance(fit.result, Exception):
             done[at] = Fitted({"error": f"{type(fit.result).__name__}: {_one_line(fit.result)}"}, None)
         else:
-            labels[at] = fit.result
+            found[at] = fit.result
     step = len(batch) / len(models)
+    labels = {at: labelling.labels for at, labelling in found.items()}
     scores = _score_all(X, labels, settings, _Steps(lambda share: advance("scores", share * step)))
     seconds = (time.perf_counter() - start) / max(len(labels), 1)
     for at, row in scores.items():
@@ -214,7 +218,7 @@ def _score(
         row |= {"n_rows": len(X), "n_components": X.shape[1], "engine": settings.engine} | facts
         row["device"] = settings.backend.name
         row |= {"warning": batch[at].warning, "fit_seconds": round(batch[at].seconds, 6)}
-        done[at] = Fitted(row | {"score_seconds": round(seconds, 6)}, labels[at])
+        done[at] = Fitted(row | {"score_seconds": round(seconds, 6)}, *found[at])
     return done
 
 

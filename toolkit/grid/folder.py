@@ -160,6 +160,7 @@ class RunFolder:
             "toolkit": toolkit.__version__,
             "versions": {"python": platform.python_version()} | versions,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+            "working_folder": str(Path.cwd()),
             "config": identity,
             "inputs": inputs,
             "seed": identity["seed"],

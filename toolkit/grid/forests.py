@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from toolkit.cluster.density import DensityForest
+from toolkit.descriptors.cache import digest
 from toolkit.errors import InputError
 from toolkit.memory import format_size
 
@@ -17,11 +18,18 @@ if TYPE_CHECKING:
     import numpy as np
 
     from toolkit.backend.base import Backend
+    from toolkit.descriptors.keeper import Sample
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
 
 _WORTH_KEEPING = 10.0  # seconds that a forest took
 _DISK_SHARE = 0.5  # of the free disk that one may take
+
+
+def forest_key(fingerprint: str, sample: Sample, scaler: str, backend: Backend) -> str:
+    """Return the name of a matrix's forest: everything that decides the matrix, hashed."""
+    where = () if backend.name == "cpu" else (backend.name,)  # whose covariance is rounded otherwise
+    return digest(fingerprint, *sample.identity(), scaler, *where)
 
 
 class Forests:

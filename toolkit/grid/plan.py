@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from toolkit.descriptors.loader import DataLoader
 
 
-_VERSION = 3  # of what a result means; raise it when its computation changes
+_VERSION = 4  # of what a result means; raise it when its computation changes
 
 
 @dataclass(frozen=True)

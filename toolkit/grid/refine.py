@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import PARAMETERS
-from toolkit.grid.plan import Cell
+from toolkit.errors import InputError
+from toolkit.grid.plan import Cell, stage_cells
 from toolkit.grid.selection import rank
 
 if TYPE_CHECKING:
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from toolkit.config import Best
+    from toolkit.config import Best, Config, Stage
+
+
+def cells_of(
+    stage: Stage, config: Config, names: tuple[str, ...], *, cells: list[Cell], before: pd.DataFrame | None
+) -> list[Cell]:
+    """Return the cells of a stage; `cells` and `before` are those of the stage before and their scores, if any."""
+    if stage.refine is None:
+        return stage_cells(stage, names, config.seed)
+    if before is None:
+        raise InputError(f"stage {stage.name} is the first: there is nothing to refine")
+    return refine(cells, before, top=stage.refine.top, best=config.best, fraction=stage.fraction)
 
 
 def refine(cells: list[Cell], models: pd.DataFrame, *, top: int, best: Best, fraction: float) -> list[Cell]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from toolkit.atomic import atomic_file
-from toolkit.descriptors.cache import digest
 from toolkit.descriptors.keeper import DataKeeper, Reduced, Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError
 from toolkit.grid.fit import Settings, fit_and_score, warm_up
 from toolkit.grid.folder import RunFolder
-from toolkit.grid.forests import Forests
-from toolkit.grid.plan import Cell, Group, check_descriptors, group_cells, stage_cells
+from toolkit.grid.forests import Forests, forest_key
+from toolkit.grid.plan import Cell, Group, check_descriptors, group_cells
 from toolkit.grid.predict import Cost, CostModel, check_disk, check_memory, predict
-from toolkit.grid.refine import refine
+from toolkit.grid.refine import cells_of
 from toolkit.grid.selection import finalists
 from toolkit.grid.store import Store
 from toolkit.grid.table import export_scores, model_name, score_table, shorten
@@ -136,11 +135,8 @@ class Run:
             models: dict[str, pd.DataFrame] = {}
             cells: list[Cell] = []
             for stage in self.config.stages:
-                if stage.refine:
-                    before = next(reversed(models.values()))
-                    cells = refine(cells, before, top=stage.refine.top, best=self.config.best, fraction=stage.fraction)
-                else:
-                    cells = stage_cells(stage, self.loader.names, self.config.seed)
+                before = next(reversed(models.values())) if models else None
+                cells = cells_of(stage, self.config, self.loader.names, cells=cells, before=before)
                 models[stage.name] = self._stage(stage, cells)
             chosen = finalists(models[self.config.stages[-1].name], self.config.best)
             self._write_best(chosen, {self._id(cell): cell for cell in cells})
@@ -170,7 +166,9 @@ class Run:
         if cells and len(errors) == len(cells):
             first = next(iter(errors.values()))
             raise InputError(f"all {len(cells)} models of stage {stage.name} failed, the first with {first}")
-        table = score_table([self._row(cell, errors) for cell in cells])
+        table = score_table(
+            [self.store.row_of(cell, self._id(cell)) | {"error": errors.get(self._id(cell))} for cell in cells]
+        )
         export_scores(table, self.out / f"{stage.name}_scores.csv")
         self.folder.add_stage(
             stage.name,
@@ -208,8 +206,7 @@ class Run:
         cost = self._cost(group)
         self.memory.require(cost.n_bytes, what)
         X = self.keeper.scale(group.sample, group.scaler)
-        where = () if self.backend.name == "cpu" else (self.backend.name,)  # whose covariance is rounded otherwise
-        key = digest(self.fingerprints[group.sample.descriptor], *group.sample.identity(), group.scaler, *where)
+        key = forest_key(self.fingerprints[group.sample.descriptor], group.sample, group.scaler, self.backend)
         models = [(cell.cluster_class, dict(cell.params)) for cell in group.cells]
         of_part = cost.fits | {"scores": cost.seconds - sum(cost.fits.values())}
         batches = fit_and_score(
@@ -220,7 +217,7 @@ class Run:
             advance=lambda part, share: task.advance(share * of_part[part], f"{what} {part}"),
         )
         for batch in batches:
-            finished = {}
+            finished, centres = {}, {}
             for position, fitted in batch.items():
                 cell = group.cells[position]
                 name = f"{cell.sample.descriptor} {cell.scaler} {cell.cluster_class} {dict(cell.params)}"
@@ -230,23 +227,11 @@ class Run:
                 else:
                     row = fitted.row | {"labels": shorten(fitted.labels)}
                     finished[self._id(cell)] = (row, fitted.labels)
+                    if fitted.centres is not None:
+                        centres[self._id(cell)] = fitted.centres
             if finished:
-                self.store.commit(finished)
+                self.store.commit(finished, centres)
             self.n_fitted += len(finished)
-
-    def _row(self, cell: Cell, errors: dict[str, str]) -> dict[str, Any]:
-        model = self._id(cell)
-        row: dict[str, Any] = {
-            "descriptor": cell.sample.descriptor,
-            "scaler": cell.scaler,
-            "cluster_class": cell.cluster_class,
-            "cluster_class_params": dict(cell.params),
-            "model": model,
-            "error": errors.get(model),
-        }
-        if model in self.store.rows:
-            row |= self.store.rows[model]
-        return row
 
     # The end of a run
     def _image_paths(self) -> np.ndarray:

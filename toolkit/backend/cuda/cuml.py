@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.cluster.labelling import Labelling
 from toolkit.errors import DeviceError, InputError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -65,15 +66,15 @@ def umap(X: np.ndarray, **options: Any) -> np.ndarray:
     return np.asarray(estimator.fit_transform(np.ascontiguousarray(X, np.float32)))
 
 
-def fit_labels(
+def fit_model(
     cluster_class: str,
     params: dict[str, Any],
     X: np.ndarray,
     *,
     seed: int,
     memory: MemoryBudget,
-) -> np.ndarray:
-    """Fit one model and return its labels; see `toolkit.cluster.reference.fit_labels`."""
+) -> Labelling:
+    """Fit one model; see `toolkit.cluster.reference.fit_model`."""
     given: dict[str, Any] = {name: value for name, value in params.items() if value is not None}
     if cluster_class == "KMeans":
         given = {"n_init": 10, "init": "k-means++"} | given | {"random_state": seed}
@@ -87,4 +88,6 @@ def fit_labels(
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # cuML takes memory by itself: what torch only keeps is in its way
     estimator = getattr(open_cuml(), cluster_class)(**given, output_type="numpy")
-    return np.asarray(estimator.fit(np.ascontiguousarray(X, np.float32)).labels_).astype(np.int64)
+    estimator.fit(np.ascontiguousarray(X, np.float32))
+    centres = np.asarray(estimator.cluster_centers_, np.float64) if cluster_class == "KMeans" else None
+    return Labelling(np.asarray(estimator.labels_).astype(np.int64), centres)
