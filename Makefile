@@ -35,7 +35,14 @@ else
 	$(BIN)/toolkit run $(CONFIG) --out $(OUT) $(OPTIONS)
 endif
 
-test: $(VENV)/.installed-dev ## the tests
+# Some tests drive the report page in a real browser. Without one they are skipped, or fail where CI=true.
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && { apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1; } \
+	  || echo "no browser for the tests of the report page: install chromium and chromium-driver (Debian: apt-get install chromium chromium-driver)"
+
+test: $(VENV)/.installed-dev browser ## the tests
 	$(BIN)/python -m pytest $(OPTIONS)
 
 lint: $(VENV)/.installed-dev ## ruff (style, formatting) and mypy (types)

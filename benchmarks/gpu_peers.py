@@ -36,7 +36,7 @@ _STARTS = 10  # of KMeans; a peer without starts of its own is called so many ti
 def _cuml(family: str) -> Fit:
     cuml.open_cuml()
     memory = MemoryBudget.resolve()
-    return lambda _, X, params: cuml.fit_model(family, params, X, seed=0, memory=memory)
+    return lambda _, X, params: cuml.fit_model(family, params, X, seed=0, memory=memory).labels
 
 
 def _flash_kmeans(_: str) -> Fit:

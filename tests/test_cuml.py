@@ -37,7 +37,9 @@ def estimator(name: str) -> Any:
             params = dict(self.params)
             if name == "HDBSCAN":
                 params["min_samples"] += 1  # cuML does not count the row itself
-            return SimpleNamespace(labels_=getattr(sklearn.cluster, name)(**params).fit(X).labels_.astype(np.int32))
+            fitted = getattr(sklearn.cluster, name)(**params).fit(X)
+            centres = getattr(fitted, "cluster_centers_", None)
+            return SimpleNamespace(labels_=fitted.labels_.astype(np.int32), cluster_centers_=centres)
 
     return Estimator
 
@@ -73,6 +75,9 @@ def test_min_samples_counts_the_row_itself() -> None:
     for at in range(1, 4):
         np.testing.assert_array_equal(found[0][at].labels, found[1][at].labels)
         assert found[0][at].row["engine"] == "cuml"
+    for engine in found:
+        assert engine[0].centres.shape == (3, 4)
+        assert engine[1].centres is None
     assert "not certified" in found[0][2].row["exactness"]
     assert "min_samples is 1; allowed with engine 'cuml': at least 2" in found[0][4].row["error"]
 

@@ -41,15 +41,17 @@ def run(
     seed: Seed = None,
     *,
     strict: Strict = False,
+    report: Annotated[bool, typer.Option(help="Draw the plots and write report.html at the end.")] = True,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Run all stages of CONFIG and write scores, the best labelling and run.json to --out."""
+    """Run all stages of CONFIG and write scores, the best labelling, plots, report.html and run.json to --out."""
     from toolkit.backend.device import choose_backend
     from toolkit.config import load_config, parse_config
     from toolkit.grid.run import Run
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
+    from toolkit.report.build import report_after_run
     from toolkit.report.tables import outcome_text
 
     loaded = load_config(config)
@@ -57,15 +59,44 @@ def run(
         loaded = parse_config(loaded.identity() | {"seed": seed}, source="--seed")
     backend, reason = choose_backend(device, engine=loaded.engine, memory=memory)
     budget = MemoryBudget.resolve(memory)
+    reporter = Reporter(quiet=quiet)
     try:
-        job = Run(
-            loaded, out, memory=budget, backend=backend, reason=reason, reporter=Reporter(quiet=quiet), strict=strict
-        )
+        job = Run(loaded, out, memory=budget, backend=backend, reason=reason, reporter=reporter, strict=strict)
         outcome = job.execute()
+        if report:
+            report_after_run(out, memory=budget, device=device, reporter=reporter)
     except KeyboardInterrupt as error:
         raise InterruptedRunError("stopped; the same command goes on where it stopped") from error
     if not quiet:
         print(outcome_text(outcome))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Part to make: finalists, plots, sheets or html; may be given again.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder or zip archive that holds the images.")] = None,
+    map_rows: Annotated[
+        int | None, typer.Option(help="Rows on each map; by default 50,000 (UMAP), 10,000 (t-SNE), 100,000 (PCA).", min=1)
+    ] = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make the report of the run in DIR again: finalists.csv, plots, contact sheets, report.html."""
+    from toolkit.grid.finished import FinishedRun
+    from toolkit.progress import Reporter
+    from toolkit.report.build import write_report
+
+    run = FinishedRun(folder, memory=memory, device=device, reporter=Reporter(quiet=quiet))
+    written = write_report(run, only=only or (), images=images, map_rows=map_rows)
+    if not quiet:
+        for part, paths in written.items():
+            print(f"{part:10}{len(paths)} file{'s' * (len(paths) != 1)}" + (f", {paths[0]}" if paths else ""))
 
 
 @app.command()
@@ -82,6 +113,60 @@ def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> 
     parts = predict(loaded, loader)
     print(plan_text(parts, loader.memory))
     check_memory(parts, loader.memory)
+
+
+@app.command()
+def assign(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    descriptors: Annotated[
+        Path, typer.Argument(metavar="NEW_DESCRIPTORS", help="Descriptor file, or a folder with files named as DIR's.")
+    ],
+    model: Annotated[str | None, typer.Option(help="Name or id of one model; by default all finalists.")] = None,
+    image_paths: Annotated[Path | None, typer.Option(help="CSV with one image path per row.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; by default DIR.")] = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Label the rows of NEW_DESCRIPTORS by the models of DIR: test_assignments.csv and .json."""
+    from toolkit.assign import assign_descriptors, assigned_text
+    from toolkit.progress import Reporter
+
+    found = assign_descriptors(
+        folder,
+        descriptors,
+        model=model,
+        image_paths=image_paths,
+        out=out,
+        memory=memory,
+        device=device,
+        reporter=Reporter(quiet=quiet),
+    )
+    if not quiet:
+        print(assigned_text(found))
+
+
+@app.command()
+def label(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    model: Annotated[str | None, typer.Option(help="Name or id of the model that is named.")] = None,
+    names: Annotated[Path | None, typer.Option(help="CSV of names; by default DIR/names.csv.")] = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write labelled.csv: every image with its cluster's name; without names.csv, a form to fill in."""
+    from toolkit.naming import label_images
+    from toolkit.progress import Reporter
+
+    reporter = Reporter(quiet=quiet)
+    named = label_images(folder, model=model, names=names, memory=memory, device=device, reporter=reporter)
+    if not quiet:
+        print(named.text)
 
 
 @app.command()

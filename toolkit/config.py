@@ -128,12 +128,16 @@ def _listed(grid: Any) -> Any:
 
 
 class Descriptors(BaseModel):
-    """Where the descriptor files are."""
+    """Where the descriptor files are, and the images that they describe.
+
+    `images` is a folder or zip archive that holds the images; by default image paths are looked for as files.
+    """
 
     model_config = _Strict
     folder: Path
     names: Annotated[list[str], Field(min_length=1)] | None = None
     image_paths: Path | None = None
+    images: Path | None = None
 
 
 class Refine(BaseModel):
@@ -187,22 +191,33 @@ class Stage(BaseModel):
 
 
 class Best(BaseModel):
-    """How finalists are chosen among the models of the last stage."""
+    """How finalists are chosen among the models of the last stage: constraints, then one metric, or several."""
 
     model_config = _Strict
-    by: str = "calinski_harabasz_score"
+    by: str | Annotated[list[str], Field(min_length=1), AfterValidator(_once)] = "calinski_harabasz_score"
     per: Literal["descriptor", "scaler", "cluster_class"] = "descriptor"
+    top: Annotated[Integer, Field(ge=1)] = 1
     min_coverage: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
     max_largest_share: Share = 0.95
+    min_clusters: Annotated[Integer, Field(ge=2)] = 2
+    max_clusters: Annotated[Integer, Field(ge=2)] | None = None
 
-    @field_validator("by")
-    @classmethod
-    def _known_metric(cls, by: str) -> str:
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics in `by`."""
+        return (self.by,) if isinstance(self.by, str) else tuple(self.by)
+
+    @model_validator(mode="after")
+    def _check(self) -> Best:
         from toolkit.score import METRICS
 
-        if by not in METRICS:
-            raise ValueError(f"unknown metric {by!r}; known: {', '.join(METRICS)}")
-        return by
+        if unknown := [name for name in self.metrics if name not in METRICS]:
+            raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+        if self.max_clusters is not None and self.max_clusters < self.min_clusters:
+            raise ValueError(
+                f"max_clusters is {self.max_clusters}; allowed: min_clusters ({self.min_clusters}) or more"
+            )
+        return self
 
 
 class Config(BaseModel):
@@ -247,6 +262,7 @@ class Config(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the results, as JSON-ready values."""
         content = self.model_dump(mode="json")
+        del content["descriptors"]["images"]  # only looked at: they may move without another run
         for stage in content["stages"]:
             if stage["refine"]:
                 for key in _OWN:

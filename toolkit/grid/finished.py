@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 UNSEEN = -2  # the label of a row that a model was not fitted on; -1 is noise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object per model: compared and hashed as such
 class Model:
     """A model of a finished run.
 
@@ -105,7 +105,8 @@ class FinishedRun:
             raise InputError(f"the run in {self.folder} is {state}; `toolkit status {self.folder}` says how far it is")
         self.memory = MemoryBudget.resolve(memory)
         self.reporter = reporter or Reporter(quiet=True)
-        self.config = _seen_from_here(parse_config(self.record["config"]), Path(self.record.get("working_folder", ".")))
+        self.config = _seen_from_here(parse_config(self.record["config"]), self.record)
+        self.device = device
         self.backend = choose_backend(device)[0]
         self.loader = open_loader(self.config, self.memory)
         self.keeper = DataKeeper(
@@ -229,10 +230,12 @@ class FinishedRun:
         return self._forests.get(key, self.matrix(model), sorted(min_samples), advance=advance)
 
 
-def _seen_from_here(config: Config, folder: Path) -> Config:
-    """Let relative paths start where the run was started."""
-    asked = config.descriptors
+def _seen_from_here(config: Config, record: dict[str, Any]) -> Config:
+    """Let relative paths start where the run was started; the images, which decide no result, are recorded apart."""
+    asked, folder = config.descriptors, Path(record.get("working_folder", "."))
     paths = {"folder": folder / asked.folder}
     if asked.image_paths is not None:
         paths["image_paths"] = folder / asked.image_paths
+    if record.get("images") is not None:
+        paths["images"] = folder / record["images"]
     return config.model_copy(update={"descriptors": asked.model_copy(update=paths)})

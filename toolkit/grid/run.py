@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from toolkit.atomic import atomic_file
 from toolkit.descriptors.keeper import DataKeeper, Reduced, Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError
 from toolkit.grid.fit import Settings, fit_and_score, warm_up
 from toolkit.grid.folder import RunFolder
 from toolkit.grid.forests import Forests, forest_key
+from toolkit.grid.labelling import (
+    CENTRES,
+    TRAIN_ASSIGNMENTS,
+    write_assignments,
+    write_best,
+    write_centres,
+    write_quarantine,
+)
 from toolkit.grid.plan import Cell, Group, check_descriptors, group_cells
 from toolkit.grid.predict import Cost, CostModel, check_disk, check_memory, predict
 from toolkit.grid.refine import cells_of
@@ -25,8 +31,11 @@ from toolkit.grid.store import Store
 from toolkit.grid.table import export_scores, model_name, score_table, shorten
 from toolkit.memory import peak_bytes, reset_peak
 from toolkit.report.tables import plan_summary
+from toolkit.score.partition import cluster_centroids
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from toolkit.backend.base import Backend
     from toolkit.config import Config, Stage
     from toolkit.memory import MemoryBudget
@@ -131,7 +140,13 @@ class Run:
             self.store = Store(self.out / "models")
             self.store.prepare()
             device = self.backend.describe() | {"reason": self.reason}
-            self.folder.describe(memory_limit=self.memory.limit, memory_source=self.memory.source, device=device)
+            images = self.config.descriptors.images
+            self.folder.describe(
+                memory_limit=self.memory.limit,
+                memory_source=self.memory.source,
+                device=device,
+                images=None if images is None else str(images),
+            )
             models: dict[str, pd.DataFrame] = {}
             cells: list[Cell] = []
             for stage in self.config.stages:
@@ -139,8 +154,7 @@ class Run:
                 cells = cells_of(stage, self.config, self.loader.names, cells=cells, before=before)
                 models[stage.name] = self._stage(stage, cells)
             chosen = finalists(models[self.config.stages[-1].name], self.config.best)
-            self._write_best(chosen, {self._id(cell): cell for cell in cells})
-            self._write_quarantine()
+            self._write_ends(chosen, {self._id(cell): cell for cell in cells})
             self.folder.finish()
         return Outcome(self.out, chosen, models, self.n_fitted)
 
@@ -238,23 +252,32 @@ class Run:
         paths = self.loader.image_paths
         return np.arange(self.loader.n_rows).astype(str) if paths is None else paths
 
-    def _write_best(self, chosen: pd.DataFrame, cells: dict[str, Cell]) -> None:
-        """Write the image path and one label column per finalist; a row that a model did not see is empty."""
-        table = pd.DataFrame({"image_path": self._image_paths()})
-        for _, model in chosen.iterrows():
-            labels = pd.array([pd.NA] * len(table), dtype="Int64")
-            labels[self._reduced[cells[model["model"]].sample].rows] = self.store.labels(model["model"])
-            table[model_name(model)] = labels
-        with atomic_file(self.out / "best_clusterization.csv") as file:
-            table.to_csv(file, index=False, lineterminator="\n")
-
-    def _write_quarantine(self) -> None:
+    def _write_ends(self, chosen: pd.DataFrame, cells: dict[str, Cell]) -> None:
+        """Write the labels of the finalists, what new images are assigned by, and what was left out."""
         paths = self._image_paths()
-        bad = {(sample.descriptor, int(row)) for sample, reduced in self._reduced.items() for row in reduced.bad_rows}
-        rows = [(name, row, paths[row], "NaN or inf") for name, row in sorted(bad)]
-        if rows:
-            with atomic_file(self.out / "quarantine.csv") as file:
-                pd.DataFrame(rows, columns=["descriptor", "row", "image_path", "reason"]).to_csv(file, index=False)
+        labellings = {
+            model_name(model): (
+                self._reduced[cells[model["model"]].sample].rows,
+                self.store.labels(model["model"]),
+            )
+            for _, model in chosen.iterrows()
+        }
+        write_best(self.out / "best_clusterization.csv", paths, labellings)
+        write_quarantine(self.out / "quarantine.csv", paths, self._reduced)
+        for name in (CENTRES, TRAIN_ASSIGNMENTS):  # of an earlier state, perhaps
+            (self.out / name).unlink(missing_ok=True)
+        if len(chosen):
+            first = chosen.iloc[0]["model"]
+            rows, labels = next(iter(labellings.values()))
+            write_centres(self.out / CENTRES, self._centres(first, cells[first], labels))
+            write_assignments(self.out / TRAIN_ASSIGNMENTS, paths, rows, labels)
+
+    def _centres(self, model: str, cell: Cell, labels: np.ndarray) -> np.ndarray:
+        """Return the centres of a model, or, where it has none, the centroids of its clusters, in their order."""
+        centres = self.store.centres(model)
+        if centres is not None:
+            return centres
+        return cluster_centroids(self.keeper.scale(cell.sample, cell.scaler), labels, memory=self.memory)[1]
 
 
 def open_loader(config: Config, memory: MemoryBudget) -> DataLoader:

@@ -1,8 +1,10 @@
-"""Which models are worth looking at: constraints, then one metric."""
+"""Which models are worth looking at: constraints, then one metric, or the ranks in several."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from toolkit.score import METRICS
 
@@ -13,19 +15,57 @@ if TYPE_CHECKING:
 
 
 def eligible(models: pd.DataFrame, best: Best) -> pd.DataFrame:
-    """Return the models that have the metric and cover enough rows without one cluster holding nearly all."""
+    """Return the models that have the metrics and meet the constraints of `best`."""
+    most = np.inf if best.max_clusters is None else best.max_clusters
     return models[
-        models[best.by].notna()
+        models[list(best.metrics)].notna().all(axis=1)
         & (models["coverage"] >= best.min_coverage)
         & (models["largest_share"] <= best.max_largest_share)
+        & ~(models["n_clusters"] < best.min_clusters).fillna(value=False)
+        & ~(models["n_clusters"] > most).fillna(value=False)
     ]
 
 
 def rank(models: pd.DataFrame, best: Best) -> pd.DataFrame:
-    """Return the eligible models, the best by the metric first; ties keep the order of the table."""
-    return eligible(models, best).sort_values(best.by, ascending=not METRICS[best.by].greater_is_better, kind="stable")
+    """Return the eligible models, the best first; ties keep the order of the table.
+
+    The best by one metric, or by the mean of the ranks among them in several (Borda's count).
+    """
+    chosen = eligible(models, best)
+    ranks = [chosen[name].rank(ascending=not METRICS[name].greater_is_better) for name in best.metrics]
+    return chosen.iloc[np.argsort(np.mean(ranks, axis=0), kind="stable")]
 
 
 def finalists(models: pd.DataFrame, best: Best) -> pd.DataFrame:
-    """Return the best model of each descriptor (or whatever `best.per` says), the best of all first."""
-    return rank(models, best).drop_duplicates(best.per)
+    """Return the `best.top` best models of each descriptor (or whatever `best.per` says), the best of all first.
+
+    Of models of one matrix whose scores are all the same, which are one labelling, the first stands for all.
+    """
+    ranked = rank(models, best)
+    distinct = ranked.drop_duplicates(["descriptor", "scaler", "n_clusters", "coverage", *METRICS])
+    return distinct.groupby(best.per, sort=False).head(best.top)
+
+
+def pareto(models: pd.DataFrame) -> np.ndarray:
+    """Return which models are on the Pareto front of their descriptor: no other is better, or as good, in everything.
+
+    Compared are all metrics and the coverage; scores in spaces of different descriptors do not compare. A model
+    without one of them is on no front.
+
+    Parameters
+    ----------
+    models : DataFrame
+        A score table.
+
+    Returns
+    -------
+    ndarray (n_models,) bool
+    """
+    signs = {name: 1.0 if metric.greater_is_better else -1.0 for name, metric in METRICS.items()} | {"coverage": 1.0}
+    values = np.column_stack([sign * models[name].to_numpy(float) for name, sign in signs.items()])
+    front = np.asarray(np.isfinite(values).all(axis=1))
+    descriptors = models["descriptor"].to_numpy(str)
+    for i in np.flatnonzero(front):
+        rivals = values[(descriptors == descriptors[i])]
+        front[i] = not ((rivals >= values[i]).all(axis=1) & (rivals > values[i]).any(axis=1)).any()
+    return front

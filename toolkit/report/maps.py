@@ -1,18 +1,32 @@
-"""Maps: the rows of a matrix in two or three dimensions, to be looked at."""
+"""Maps: the rows of a matrix in two or three dimensions, to be looked at; made once per matrix, for all labellings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from toolkit.backend.device import choose_backend
-from toolkit.errors import MissingPackageError
+from toolkit.descriptors.cache import digest, load_arrays, save_arrays
+from toolkit.descriptors.reduce import measure, principal_components
+from toolkit.errors import InputError, MissingPackageError, unknown
+from toolkit.grid.forests import forest_key
+from toolkit.memory import n_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from toolkit.grid.finished import FinishedRun, Model
 
 _NEIGHBORS = 15  # umap-learn's default
+_PERPLEXITY = 30.0  # scikit-learn's default
+_VERSION = 1  # of what a kept map means; raise it when its computation changes
+_BLOCK_ROWS = 8192
+_LIBRARY_BYTES = 600 << 20  # of what umap-learn loads and compiles
+_ROW_BYTES = {"umap": 6000, "tsne": 4000, "pca": 64}  # of each mapped row, beside the row itself (measured)
 
 
 def umap_map(X: np.ndarray, n_components: int, random_state: int, *, device: str = "auto") -> np.ndarray:
@@ -53,4 +67,120 @@ def _umap(device: str) -> Callable[..., np.ndarray]:
 def _host_umap(X: np.ndarray, **options: object) -> np.ndarray:
     import umap
 
-    return np.asarray(umap.UMAP(n_jobs=1, **options).fit_transform(X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its numba and scikit-learn, and of the spectral start on separate clusters
+        return np.asarray(umap.UMAP(n_jobs=1, **options).fit_transform(X))
+
+
+def tsne_map(X: np.ndarray, n_components: int, random_state: int, *, device: str = "auto") -> np.ndarray:
+    """Return a t-SNE embedding (van der Maaten & Hinton 2008; Barnes-Hut 2014), (n_rows, n_components) float32.
+
+    Parameters as in `umap_map`; always on the processors.
+    """
+    from sklearn.manifold import TSNE
+
+    perplexity = min(_PERPLEXITY, max(1.0, (len(X) - 1) / 3))
+    init = "pca" if min(X.shape) >= n_components else "random"
+    embedding = TSNE(n_components, perplexity=perplexity, init=init, random_state=random_state, n_jobs=n_threads())
+    return np.asarray(embedding.fit_transform(X), np.float32)
+
+
+def pca_map(X: np.ndarray, n_components: int, random_state: int, *, device: str = "auto") -> np.ndarray:
+    """Return the first principal components of the rows, (n_rows, n_components) float32.
+
+    Parameters as in `umap_map`; exact, so the seed and the device change nothing. Where there are fewer features than
+    components, the last ones are 0.
+    """
+    blocks = (X[start : start + _BLOCK_ROWS] for start in range(0, len(X), _BLOCK_ROWS))
+    moments = measure(blocks, covariance=True, workers=0)
+    projection = principal_components(moments, min(n_components, *X.shape))
+    points = np.zeros((len(X), n_components), np.float32)
+    points[:, : projection.n_features_out] = projection.apply(X)
+    return points
+
+
+@dataclass(frozen=True)
+class _Method:
+    title: str
+    make: Callable[..., np.ndarray]
+    most: int  # rows, above which it takes minutes; more are never mapped unless all methods are told so
+
+
+METHODS = {
+    "umap": _Method("UMAP", umap_map, 50_000),
+    "tsne": _Method("t-SNE", tsne_map, 10_000),
+    "pca": _Method("PCA", pca_map, 100_000),
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where rows lie on a map.
+
+    Attributes
+    ----------
+    rows : ndarray (n_placed,) int64
+        Of the run, ascending.
+    points : ndarray (n_placed, n_components) float32
+    method : str
+        ``UMAP``, ``t-SNE`` or ``PCA``.
+    note : str
+        What was mapped, in words.
+    """
+
+    rows: np.ndarray
+    points: np.ndarray
+    method: str
+    note: str
+
+
+class Maps:
+    """The maps of a run, made when they are asked for and kept in its cache.
+
+    All show the first rows of one random order of the run's rows, so that a smaller map's rows are on every larger one.
+
+    Parameters
+    ----------
+    run : FinishedRun
+    most_rows : int, optional
+        Rows that are mapped; None is 50,000 (UMAP), 10,000 (t-SNE), 100,000 (PCA).
+    """
+
+    def __init__(self, run: FinishedRun, most_rows: int | None = None) -> None:
+        if most_rows is not None and most_rows < 1:
+            raise InputError(f"map rows are {most_rows}; allowed: a whole number of at least 1")
+        self.run, self.most_rows = run, most_rows
+        self.place_in_order = np.empty(run.n_rows, np.int64)
+        self.place_in_order[np.random.default_rng(run.config.seed).permutation(run.n_rows)] = np.arange(run.n_rows)
+
+    def sample(self, rows: np.ndarray, most: int) -> np.ndarray:
+        """Return the positions, ascending, of at most so many of `rows`: those that come first in the random order."""
+        if len(rows) <= most:
+            return np.arange(len(rows))
+        return np.sort(np.argpartition(self.place_in_order[rows], most)[:most])
+
+    def get(self, model: Model, method: str, n_components: int = 2) -> Places:
+        """Return the map of a model's matrix."""
+        if method not in METHODS:
+            raise unknown("map", method, METHODS)
+        how = METHODS[method]
+        rows = self.run.reduced(model).rows
+        positions = self.sample(rows, self.most_rows or how.most)
+        seed = self.run.config.seed
+        sample, scaler = model.cell.sample, model.cell.scaler
+        matrix_key = forest_key(self.run.fingerprints[sample.descriptor], sample, scaler, self.run.backend)
+        key = digest(_VERSION, matrix_key, method, n_components, len(positions), seed)
+
+        def make(folder: Path) -> dict[str, Any]:
+            title = f"{sample.descriptor} {scaler}: {how.title} {n_components}-d of {len(positions):,} rows"
+            needed = len(positions) * (_ROW_BYTES[method] + 8 * self.run.reduced(model).matrix.n_features)
+            self.run.memory.require(needed + (_LIBRARY_BYTES if method == "umap" else 0), title)
+            with self.run.reporter.track(title, 1.0):
+                X = self.run.matrix(model)[positions]
+                save_arrays(folder, points=how.make(X, n_components, seed, device=self.run.device).astype(np.float32))
+            return {}
+
+        folder, _ = self.run.keeper.cache.get("map", key, make)
+        (points,) = load_arrays(folder, "points")
+        of = f"{len(positions):,}" if len(positions) == len(rows) else f"{len(positions):,} random of {len(rows):,}"
+        return Places(rows[positions], points, how.title, f"{how.title} of {of} rows, {scaler}, seed {seed}")

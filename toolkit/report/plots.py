@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from toolkit.errors import InputError
+from toolkit.report.drawing import draw_counts, draw_map, params_text, wrapped
 from toolkit.report.maps import umap_map
 
 if TYPE_CHECKING:
@@ -20,13 +18,8 @@ if TYPE_CHECKING:
 
     from toolkit.descriptors.keeper import DataKeeper, Sample
 
-_NOISE = "0.75"
-_GREY = 0.05  # a colour whose channels differ by less is taken for noise
-_BAR = "#4878a8"
 _MAX_COLUMNS = 4
-_MAX_TICKS = 30
 _TITLE_CHARACTERS = 11  # per inch
-_LEGEND_CLUSTERS = 20
 
 
 def countplot_clusters(cluster_df: pd.DataFrame | list[dict[str, Any]], sidesize: float = 4) -> np.ndarray:
@@ -47,15 +40,7 @@ def countplot_clusters(cluster_df: pd.DataFrame | list[dict[str, Any]], sidesize
     models = _with_labels(cluster_df)
     axes = _grid_of_axes(len(models), sidesize)
     for (_, model), ax in zip(models.iterrows(), axes, strict=True):
-        names, counts = np.unique(model["labels"], return_counts=True)
-        if len(names) <= _MAX_TICKS:
-            table = pd.DataFrame({"cluster": [str(name) for name in names], "rows": counts})
-            palette = {str(name): _NOISE if name == -1 else _BAR for name in names}
-            sns.barplot(table, x="cluster", y="rows", hue="cluster", palette=palette, legend=False, ax=ax)
-            ax.tick_params(axis="x", labelsize=8 if len(names) <= 15 else 6)
-        else:
-            ax.bar(names, counts, width=0.8, color=[_NOISE if name == -1 else _BAR for name in names])
-            ax.set(xlabel="cluster", ylabel="rows")
+        draw_counts(ax, model["labels"])
         _title(ax, model)
     return axes
 
@@ -113,7 +98,7 @@ def get_cluster_visualization(
                 f"the model has {len(model['labels']):,} labels, data_keeper gives {len(maps[key]):,} rows of "
                 f"{sample.descriptor}; use the data_keeper that the model was fitted with"
             )
-        _scatter(ax, maps[key], np.asarray(model["labels"]), ranges)
+        draw_map(ax, maps[key], np.asarray(model["labels"]), ranges=ranges)
         _title(ax, model)
     return axes
 
@@ -131,35 +116,6 @@ def _check_ranges(thresh: Any, n_components: int) -> list[tuple[float, float]]:
     raise InputError(
         f"thresh is {thresh!r:.60}; allowed: one (low, high) for each of {n_components} dimensions, or None"
     )
-
-
-def _scatter(ax: Any, points: np.ndarray, labels: np.ndarray, ranges: list[tuple[float, float]]) -> None:
-    inside = np.ones(len(points), bool)
-    for axis, (low, high) in enumerate(ranges):
-        inside &= (points[:, axis] >= low) & (points[:, axis] <= high)
-    points, labels = points[inside], labels[inside]
-    names, dense = np.unique(labels, return_inverse=True)
-    clusters = names[names != -1]
-    palette = [_NOISE] * (len(names) - len(clusters)) + _colours(len(clusters))
-    size = float(np.clip(20_000 / max(len(points), 1), 0.3, 12))
-    order = np.argsort(labels != -1, kind="stable")  # noise below the clusters
-    colours = np.array([mpl.colors.to_rgb(colour) for colour in palette]).reshape(-1, 3)[dense[order]]
-    ax.scatter(*points[order].T, s=size, c=colours, linewidths=0, rasterized=True)
-    if 0 < len(clusters) <= _LEGEND_CLUSTERS:
-        for name, colour in zip(names, palette, strict=True):
-            ax.scatter(*[[]] * points.shape[1], color=colour, label="noise" if name == -1 else str(name), s=20)
-        ax.legend(fontsize=7, loc="best", framealpha=0.8)
-    ax.set(xlabel="UMAP 1", ylabel="UMAP 2")
-    if points.shape[1] == 3:
-        ax.set_zlabel("UMAP 3")
-        ax.set_box_aspect(None, zoom=0.85)  # else the label is cut
-
-
-def _colours(n_clusters: int) -> list[Any]:
-    """Return one colour per cluster: named ones without grey for a few, the colour circle for many."""
-    named = [colour for colour in sns.color_palette("tab20") if np.ptp(colour) > _GREY]
-    few = named[::2] + named[1::2]
-    return few[:n_clusters] if n_clusters <= len(few) else list(sns.husl_palette(n_clusters, s=0.8, l=0.6))
 
 
 def _with_labels(cluster_df: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
@@ -184,12 +140,9 @@ def _grid_of_axes(n_axes: int, sidesize: float, projection: str | None = None) -
 
 
 def _title(ax: Any, model: pd.Series) -> None:
-    params = model["cluster_class_params"]
-    if isinstance(params, dict):
-        params = ", ".join(f"{name}={value}" for name, value in params.items())
     width = int(ax.figure.get_size_inches()[0] / max(_columns(ax), 1) * _TITLE_CHARACTERS)
-    lines = [f"{model['descriptor']} / {model['cluster_class']}", *textwrap.wrap(str(params), width)]
-    ax.set_title("\n".join(lines), fontsize=10)
+    params = wrapped(params_text(model["cluster_class_params"]), width)
+    ax.set_title(f"{model['descriptor']} / {model['cluster_class']}\n{params}", fontsize=10)
 
 
 def _columns(ax: Any) -> int:

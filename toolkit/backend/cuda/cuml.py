@@ -88,6 +88,6 @@ def fit_model(
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # cuML takes memory by itself: what torch only keeps is in its way
     estimator = getattr(open_cuml(), cluster_class)(**given, output_type="numpy")
-    estimator.fit(np.ascontiguousarray(X, np.float32))
-    centres = np.asarray(estimator.cluster_centers_, np.float64) if cluster_class == "KMeans" else None
-    return Labelling(np.asarray(estimator.labels_).astype(np.int64), centres)
+    fitted = estimator.fit(np.ascontiguousarray(X, np.float32))
+    centres = np.asarray(fitted.cluster_centers_, np.float64) if cluster_class == "KMeans" else None
+    return Labelling(np.asarray(fitted.labels_).astype(np.int64), centres)

@@ -1,0 +1,1 @@
+"""Images of a run's rows: where they are, and small copies of them."""

@@ -1,0 +1,377 @@
+"""Where the image of each row is: among files, in a folder, or in a zip archive that stays packed."""
+
+# Paths are strings here: hundreds of thousands are looked up, and Path objects would take several times as long.
+# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH123
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+
+from toolkit.backend.cpu import ordered_map
+from toolkit.errors import InputError
+from toolkit.memory import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+
+    from toolkit.grid.finished import FinishedRun
+
+    Candidates = Callable[[str], Iterable[str]]  # path of an image -> files that it may be, the likeliest first
+
+MOST_BYTES = 512 << 20  # of one image, packed or not
+_MISSING = "does not exist"
+_LOOKED_UP = 1024  # paths at a time
+_WAITING = 8  # threads that look paths up: they wait for the file system, not for a processor
+_MOST_PARTS = 64  # of a path that are compared: real ones have fewer, and names of thousands would take for ever
+_ENCRYPTED = 0x1
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can unpack a few bytes into gigabytes at once
+_READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+class ImageError(InputError):
+    """One image cannot be used; the text is the reason, to be put behind its path."""
+
+
+class ImageSource(ABC):
+    """The image of each row, read when it is asked for, from any thread.
+
+    Attributes
+    ----------
+    paths : ndarray (n_rows,) of str
+        As they were given.
+    problems : dict of int to str
+        Row -> why its image cannot be used, as far as is known: missing and ambiguous ones from the start, damaged
+        ones since somebody tried to decode them.
+    """
+
+    def __init__(self, paths: np.ndarray, problems: dict[int, str]) -> None:
+        self.paths, self.problems = paths, problems
+
+    @abstractmethod
+    def n_bytes(self, row: int) -> int:
+        """Return how long the image is.
+
+        Raises
+        ------
+        ImageError
+            If it is not there, or longer than 512 MiB.
+        """
+
+    @abstractmethod
+    def _read(self, row: int) -> bytes:
+        """Read an image that is known to be there, at most a byte more than is allowed."""
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of the row's image, as they are in its file.
+
+        Raises
+        ------
+        ImageError
+            If it is missing, ambiguous, encrypted, damaged or longer than 512 MiB.
+        """
+        self.n_bytes(row)
+        try:
+            data = self._read(row)
+        except _READ_ERRORS as error:
+            raise ImageError(f"cannot be read: {_one_line(error)}") from error
+        _check_size(len(data))
+        return data
+
+    def url(self, row: int, relative_to: Path) -> str | None:
+        """Return the address of the row's image in a page that lies in the folder `relative_to`.
+
+        Percent-encoded and relative; None where there is none: missing images, members of archives.
+        """
+        return None
+
+    def close(self) -> None:
+        """Give the archive back, if there is one."""
+        return
+
+    def __enter__(self) -> ImageSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_images(paths: np.ndarray, where: Path | None, *folders: Path) -> ImageSource:
+    """Find the image of each row.
+
+    Parameters
+    ----------
+    paths : ndarray (n_rows,) of str
+        Image paths.
+    where : Path, optional
+        A folder or a zip archive. The image is what is there under its whole path, else the one file or member of
+        which the path ends with the other's path at a ``/``, whichever is longer (in a folder: only where the image
+        path is). Two that fit, or one that fits two image paths, are ambiguous. Of members with the same name the
+        last counts, as when they are unpacked.
+    *folders : Path
+        Without `where`, paths are files as seen from the current folder, or else from the first of these that has
+        them.
+
+    Returns
+    -------
+    ImageSource
+        Its `problems` list the rows without an image. Without `where` that may be all of them.
+
+    Raises
+    ------
+    InputError
+        If `where` does not exist, is no zip archive or a damaged one, or holds none of the images.
+
+    Notes
+    -----
+    Nothing is unpacked: members are read by their names, which are never used as names of files. While an archive is
+    opened its list of members takes about 0.7 kB each (280 MB for 400,000); kept is what belongs to a row.
+    """
+    paths = np.asarray(paths, dtype=np.str_)
+    if where is None:
+        return FileImages(paths, _seen_from([str(folder) for folder in folders]))
+    where = Path(where)
+    if not (where.is_dir() or where.is_file()):
+        what = "is neither a folder nor a file" if where.exists() else "does not exist"
+        raise InputError(f"images {where} {what}; allowed: a folder, a zip archive, or no images at all")
+    source = FileImages(paths, _below(where), unique=True) if where.is_dir() else ZipImages(paths, where)
+    if len(source.problems) == len(paths) > 0:
+        source.close()
+        kind = "folder" if where.is_dir() else "archive"
+        raise InputError(
+            f"the {kind} {where} holds none of the {len(paths):,} images, for instance {str(paths[0])!r:.200} "
+            f"{source.problems[0]}; give the {kind} in which the image paths start"
+        )
+    return source
+
+
+def run_images(run: FinishedRun) -> ImageSource:
+    """Find the images of a finished run, where its configuration says (``descriptors.images``); see `open_images`."""
+    started_in = Path(run.record.get("working_folder", "."))
+    return open_images(run.image_paths, run.config.descriptors.images, started_in, run.loader.folder)
+
+
+class FileImages(ImageSource):
+    """Images that are files.
+
+    Parameters
+    ----------
+    paths : ndarray (n_rows,) of str
+    candidates : callable
+        Image path -> the files that it may be.
+    unique : bool
+        Whether candidates after the first must be the only ones; else the first that exists is taken.
+    """
+
+    def __init__(self, paths: np.ndarray, candidates: Candidates, *, unique: bool = False) -> None:
+        super().__init__(paths, {})
+        self._candidates = candidates
+        self._chosen = np.full(len(paths), -1, np.int8)  # which of the candidates; few bytes for millions of rows
+        chunks = [range(start, min(start + _LOOKED_UP, len(paths))) for start in range(0, len(paths), _LOOKED_UP)]
+        look_up = self._only if unique else self._first
+
+        def look_up_all(rows: range) -> list[int | str]:
+            return [look_up(str(paths[row])) for row in rows]
+
+        for rows, found in zip(chunks, ordered_map(look_up_all, chunks, workers=_WAITING), strict=True):
+            for row, one in zip(rows, found, strict=True):
+                if isinstance(one, str):
+                    self.problems[row] = one
+                else:
+                    self._chosen[row] = one
+        if unique:
+            self._refuse_shared()
+
+    def _first(self, path: str) -> int | str:
+        """Return the first candidate that is a file, or what is wrong."""
+        found = next((i for i, file in enumerate(self._candidates(path)) if os.path.isfile(file)), None)
+        return self._explain(path) if found is None else found
+
+    def _only(self, path: str) -> int | str:
+        """Return the first candidate if it is a file, else the only one that is, or what is wrong."""
+        there = (i for i, file in enumerate(self._candidates(path)) if os.path.isfile(file))
+        found = next(there, None)
+        if not found:
+            return self._explain(path) if found is None else found
+        return found if next(there, None) is None else _ambiguous("more than one file fits it")
+
+    def _explain(self, path: str) -> str:
+        return "is a folder" if path and any(os.path.isdir(file) for file in self._candidates(path)) else _MISSING
+
+    def _refuse_shared(self) -> None:
+        files = [self._file(row) if self._chosen[row] >= 0 else None for row in range(len(self.paths))]
+        _refuse_shared(self.paths, files, self._chosen == 0, self.problems)
+        self._chosen[np.fromiter(self.problems, np.int64)] = -1
+
+    def _file(self, row: int) -> str:
+        return next(islice(self._candidates(str(self.paths[row])), int(self._chosen[row]), None))
+
+    def n_bytes(self, row: int) -> int:  # noqa: D102
+        if self._chosen[row] < 0:
+            raise ImageError(self.problems[row])
+        try:
+            found = os.stat(self._file(row))
+        except OSError as error:
+            raise ImageError(f"cannot be read: {_one_line(error)}") from error
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise ImageError("is not a file")
+        return _check_size(found.st_size)
+
+    def _read(self, row: int) -> bytes:
+        with open(self._file(row), "rb") as file:
+            return file.read(MOST_BYTES + 1)
+
+    def url(self, row: int, relative_to: Path) -> str | None:  # noqa: D102
+        if self._chosen[row] < 0:
+            return None
+        return quote(os.fsencode(os.path.relpath(self._file(row), relative_to)))
+
+
+class ZipImages(ImageSource):
+    """Images that are members of a zip archive.
+
+    Parameters
+    ----------
+    paths : ndarray (n_rows,) of str
+    archive : Path
+    """
+
+    def __init__(self, paths: np.ndarray, archive: Path) -> None:
+        super().__init__(paths, {})
+        try:
+            self._archive = zipfile.ZipFile(archive)
+        except (*_READ_ERRORS, NotImplementedError) as error:
+            raise InputError(
+                f"images {archive} is not a zip archive that can be read: {_one_line(error)}; allowed: a folder, a "
+                f"zip archive (unpack others), or no images at all"
+            ) from error
+        members = {_plain(info.filename): info for info in self._archive.filelist if not info.is_dir()}
+        names = _match(paths, members, self.problems)
+        self._members = [None if name is None else members[name] for name in names]
+        self._archive.filelist.clear()  # what belongs to no row need not be kept
+        self._archive.NameToInfo.clear()
+
+    def n_bytes(self, row: int) -> int:  # noqa: D102
+        member = self._members[row]
+        if member is None:
+            raise ImageError(self.problems[row])
+        if member.flag_bits & _ENCRYPTED:
+            raise ImageError("is encrypted")
+        if member.compress_type not in _METHODS:
+            raise ImageError(f"is packed by method {member.compress_type}; allowed: stored, deflated")
+        return _check_size(member.file_size)
+
+    def _read(self, row: int) -> bytes:
+        member = self._members[row]
+        assert member is not None  # noqa: S101 (for the type checker: n_bytes has raised)
+        with self._archive.open(member) as file:
+            return file.read(member.file_size)  # inflates no more than that, and compares the CRC
+
+    def close(self) -> None:  # noqa: D102
+        self._archive.close()
+
+
+# Which file or member belongs to a path
+def _seen_from(folders: list[str]) -> Candidates:
+    def candidates(path: str) -> Iterator[str]:
+        yield path
+        yield from (os.path.join(folder, path) for folder in folders)
+
+    return candidates
+
+
+def _below(folder: Path) -> Candidates:
+    name = str(folder)
+
+    def candidates(path: str) -> Iterator[str]:
+        plain = _plain(path)
+        yield os.path.join(name, plain)
+        yield from (os.path.join(name, suffix) for suffix in _suffixes(plain))
+
+    return candidates
+
+
+def _match(paths: np.ndarray, members: dict[str, zipfile.ZipInfo], problems: dict[int, str]) -> list[str | None]:
+    """Return the member of each path, None where there is none or more than one; `problems` takes the reasons."""
+    plain = [_plain(str(path)) for path in paths]
+    exact = np.array([name in members for name in plain], bool)
+    longer = _longer_members({name for name, found in zip(plain, exact, strict=True) if not found}, members)
+    names: list[str | None] = []
+    for row, name in enumerate(plain):
+        if exact[row]:
+            names.append(name)
+            continue
+        fits = [*longer.get(name, []), *(suffix for suffix in _suffixes(name) if suffix in members)]
+        names.append(fits[0] if len(fits) == 1 else None)
+        if len(fits) != 1:
+            listed = " and ".join(fits[:2])
+            problems[row] = _ambiguous(f"members that fit it are {listed:.200}") if fits else "is not in the archive"
+    _refuse_shared(paths, names, exact, problems)
+    return [None if row in problems else name for row, name in enumerate(names)]
+
+
+def _longer_members(wanted: set[str], members: Iterable[str]) -> dict[str, list[str]]:
+    """Return name -> the first two members whose path ends with it."""
+    found: dict[str, list[str]] = {}
+    if not wanted:
+        return found
+    for member in members:
+        for suffix in _suffixes(member):
+            if suffix in wanted and len(found.setdefault(suffix, [])) < 2:
+                found[suffix].append(member)
+    return found
+
+
+def _refuse_shared(paths: np.ndarray, found: list[str | None], is_exact: np.ndarray, problems: dict[int, str]) -> None:
+    """Make rows ambiguous that got, not by their whole path, what another path got too."""
+    first: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    for path, name in zip(paths, found, strict=True):
+        if name is not None and first.setdefault(name, path) != path:
+            shared[name] = path
+    for row, name in enumerate(found):
+        if name in shared and not is_exact[row]:
+            other = first[name] if first[name] != paths[row] else shared[name]
+            problems[row] = _ambiguous(f"{name:.200} also fits {other:.200}")
+
+
+def _plain(path: str) -> str:
+    """Write a path as archives do: with ``/``, and without what it starts from."""
+    if "\\" not in path and path[:1] not in "./" and "/." not in path and "//" not in path:
+        return path  # nearly all of them
+    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _suffixes(path: str) -> Iterator[str]:
+    """Yield the ends of a path that start behind a ``/``, the longest first; of very deep ones, the longest few."""
+    start = path.find("/")
+    for _ in range(_MOST_PARTS):
+        if start < 0:
+            return
+        yield path[start + 1 :]
+        start = path.find("/", start + 1)
+
+
+def _ambiguous(why: str) -> str:
+    return f"is ambiguous: {why}"
+
+
+def _check_size(n_bytes: int) -> int:
+    if n_bytes > MOST_BYTES:
+        raise ImageError(f"has {format_size(n_bytes)}; allowed: {format_size(MOST_BYTES)}")
+    return n_bytes
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

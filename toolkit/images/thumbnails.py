@@ -1,0 +1,300 @@
+"""Small copies of images, decoded by all processors within the memory budget; what is damaged costs itself only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+import warnings
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from toolkit.atomic import write_text
+from toolkit.backend.cpu import ordered_map
+from toolkit.images.source import ImageError
+from toolkit.memory import MemoryBudget, format_size, n_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from PIL import ImageFile
+
+    from toolkit.images.source import ImageSource
+
+MOST_PIXELS = 128_000_000  # that are decoded
+_PIXEL_BYTES = 16  # of a pixel while it is decoded, converted and made smaller
+_COEFFICIENT_BYTES = 6  # of a pixel of a JPEG that can be decoded only as a whole
+_LEAST_BYTES = 32 << 20  # for each thread
+_GAP = 2.0  # times the size of the thumbnail: down to there, cheap filters do
+_MARKER, _START_OF_SCAN = 0xFF, 0xDA  # in a JPEG
+
+# The decoders, by how a file begins. Image.open would refuse a JPEG by the size before `draft`, and print warnings;
+# both can be changed for a whole process only, which may be somebody's notebook.
+_DECODERS: tuple[tuple[str, Callable[[bytes], bool], Callable[[io.BytesIO], ImageFile.ImageFile]], ...] = (
+    ("JPEG", lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    ("PNG", lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    ("WEBP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
+    ("GIF", lambda head: head.startswith((b"GIF87a", b"GIF89a")), GifImagePlugin.GifImageFile),
+    ("TIFF", lambda head: head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), TiffImagePlugin.TiffImageFile),
+    ("BMP", lambda head: head.startswith(b"BM"), BmpImagePlugin.BmpImageFile),
+    ("PPM", lambda head: head[:1] == b"P" and head[1:2] in b"123456f", PpmImagePlugin.PpmImageFile),
+)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of parts of images: we bound the pixels
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what makes it upright
+
+
+class Thumbnail(NamedTuple):
+    """A row and its image: RGB, at most `size` pixels a side; None where the row is among the problems."""
+
+    row: int
+    image: Image.Image | None
+
+
+class Thumbnails:
+    """Small copies of the images of a source.
+
+    An image larger than `size` is averaged down to it; a smaller one is enlarged by the largest whole factor that
+    fits, each pixel becoming a square. Images are upright (EXIF), what is transparent is white, of an animation the
+    first picture is taken, 16 bits a pixel are scaled to 8, and other numbers (32 bits, fractions) from their least
+    and greatest.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Its `problems` take what cannot be decoded.
+    size : int
+        Pixels of the longer side.
+    memory : MemoryBudget
+        How many images are decoded at once, and how large a single one may be.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If less than 64 MiB are free.
+    """
+
+    def __init__(self, source: ImageSource, size: int, memory: MemoryBudget) -> None:
+        self.source, self.size = source, size
+        memory.require(2 * _LEAST_BYTES, "decoding images")
+        self.workers = max(1, min(n_threads(), memory.free // (2 * _LEAST_BYTES)))
+        self._room = _Room(memory.free, self.workers)
+
+    @property
+    def problems(self) -> dict[int, str]:
+        """Row -> why its image cannot be used; those of the source."""
+        return self.source.problems
+
+    def stream(self, rows: Iterable[int]) -> Iterator[Thumbnail]:
+        """Yield the thumbnails of these rows, in their order, a few being decoded ahead."""
+        return (Thumbnail(*found) for found in ordered_map(self._with_row, rows, workers=self.workers))
+
+    def _with_row(self, row: int) -> tuple[int, Image.Image | None]:
+        return row, self.one(row)
+
+    def one(self, row: int) -> Image.Image | None:
+        """Return the thumbnail of one row, decoded in the calling thread, or None and the reason in `problems`."""
+        row = int(row)
+        if row in self.problems:
+            return None
+        try:
+            return self._make(row)
+        except ImageError as error:
+            self.problems[row] = str(error)
+        except Exception as error:  # on damaged data a decoder may raise anything
+            self.problems[row] = f"cannot be decoded: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        return None
+
+    def _make(self, row: int) -> Image.Image:
+        n_bytes = self.source.n_bytes(row)
+        with self._room.hold(n_bytes), open_image(data := self.source.read(row)) as image:
+            n_decoded = _decoded_bytes(image, data, self.size)
+            with self._room.hold(n_bytes + n_decoded, held=n_bytes):
+                return _thumbnail(image, self.size)
+
+
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """Open an image without decoding it.
+
+    Raises
+    ------
+    ImageError
+        If there is nothing in it, or it is in no format that is read: JPEG, PNG, WebP, GIF, TIFF, BMP, PPM.
+    """
+    if not data:
+        raise ImageError("is empty")
+    for _, is_it, decoder in _DECODERS:
+        if is_it(data[:16]):
+            return decoder(io.BytesIO(data))
+    raise ImageError(f"is no image of a format that is read: {', '.join(name for name, *_ in _DECODERS)}")
+
+
+def write_skipped(path: Path, source: ImageSource) -> int:
+    """Write the images that cannot be used as CSV (row, image_path, reason), whole or not at all.
+
+    Returns
+    -------
+    int
+        How many there are; without any there is no file, and an earlier one is removed.
+    """
+    if not source.problems:
+        path.unlink(missing_ok=True)
+        return 0
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "image_path", "reason"])
+    problems = sorted(source.problems.items())
+    writer.writerows([row, source.paths[row], reason] for row, reason in problems)
+    write_text(path, text.getvalue())
+    return len(problems)
+
+
+class _Room:
+    """Memory for images in flight: a share for each thread, and as much as all shares for one large image at a time.
+
+    A thread that needs more than its share waits for the large place; the one that has it waits for nobody.
+    """
+
+    def __init__(self, n_bytes: int, workers: int) -> None:
+        self._large, self._share = n_bytes // 2, n_bytes // 2 // workers
+        self._large_place = threading.Lock()
+
+    @contextmanager
+    def hold(self, n_bytes: int, *, held: int = 0) -> Iterator[None]:
+        """Wait until the calling thread may take so many bytes, `held` of which it has already.
+
+        Raises
+        ------
+        ImageError
+            If that is more than there ever is.
+        """
+        if n_bytes > self._large:
+            raise ImageError(
+                f"needs {format_size(n_bytes)} to be decoded, of {format_size(self._large)} that the memory budget "
+                f"leaves for one image; raise --memory"
+            )
+        needs_place = n_bytes > self._share >= held  # else it has it, or needs none
+        with self._large_place if needs_place else nullcontext():
+            yield
+
+
+# What decoding takes
+def _decoded_bytes(image: ImageFile.ImageFile, data: bytes, size: int) -> int:
+    """Return what decoding takes, from the header alone; lets a JPEG be decoded as small as will do.
+
+    Raises
+    ------
+    ImageError
+        If the image has too many pixels.
+    """
+    full = image.size
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return _PIXEL_BYTES * _bounded(full)
+    wanted = _fitting(full, size)
+    image.draft(None, (round(_GAP * wanted[0]), round(_GAP * wanted[1])))
+    whole = _COEFFICIENT_BYTES * _bounded(full) if _is_held_whole(image, data) else 0
+    return whole + _PIXEL_BYTES * _bounded(image.size)
+
+
+def _bounded(size: tuple[int, int]) -> int:
+    """Return the pixels of an image, if they are few enough."""
+    pixels = size[0] * size[1]
+    if pixels > MOST_PIXELS:
+        raise ImageError(
+            f"has {pixels / 1e6:,.0f} megapixels ({size[0]:,} x {size[1]:,}); allowed: {MOST_PIXELS / 1e6:,.0f}"
+        )
+    return pixels
+
+
+def _is_held_whole(image: JpegImagePlugin.JpegImageFile, data: bytes) -> bool:
+    """Tell whether all coefficients of a JPEG must be held, however small it is decoded.
+
+    So it is where the image comes in several scans: progressive, or one colour after the other.
+    """
+    if image.info.get("progressive"):
+        return True
+    at = 2
+    while data[at + 1] != _START_OF_SCAN:
+        if data[at] != _MARKER:
+            return True  # unusual; suppose the worst
+        at += 1 if data[at + 1] == _MARKER else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data[at + 4] < image.layers
+
+
+# Decoding
+def _thumbnail(image: ImageFile.ImageFile, size: int) -> Image.Image:
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    small = _resized(_averageable(image), size)
+    if small.mode == "RGBA":
+        small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+    small = small.convert("RGB")
+    return small if turn is None else small.transpose(turn)
+
+
+def _averageable(image: Image.Image) -> Image.Image:
+    """Return the image in a mode whose pixels can be averaged: L, RGB, RGBA, CMYK or the like, 8 bits a channel."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_stretched(np.asarray(image)))
+    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa"):
+        return image.convert("RGBA")
+    if image.mode == "P":
+        return image.convert("RGB")
+    return image.convert("L") if image.mode == "1" else image
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Scale numbers of 32 bits to uint8: whole ones that 16 bits hold as such, others from their least to greatest."""
+    if values.dtype.kind == "i" and values.min() >= 0 and 255 < values.max() <= 65535:
+        return (values // 257).astype(np.uint8)
+    is_number = np.isfinite(values)
+    least, greatest = (
+        (float(values[is_number].min()), float(values[is_number].max())) if is_number.any() else (0.0, 0.0)
+    )
+    share = (np.where(is_number, values, least) - least) / max(greatest - least, 1e-30)
+    return np.rint(255 * share).astype(np.uint8)
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    factor = size // max(image.size)
+    if factor >= 1:
+        return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+    return image.resize(_fitting(image.size, size), Image.Resampling.LANCZOS, reducing_gap=_GAP)
+
+
+def _fitting(full: tuple[int, int], size: int) -> tuple[int, int]:
+    """Return the size of the largest picture of these proportions, at most `size` a side, and not larger than it."""
+    scale = min(1.0, size / max(full))
+    return max(1, round(scale * full[0])), max(1, round(scale * full[1]))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) if there is none; damaged EXIF does not cost the image."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as in `Thumbnails.one`
+        return 1

@@ -1,0 +1,258 @@
+"""The data of the HTML page, gathered from a study: which rows, models, maps, thumbnails and cuts it holds."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from toolkit.grid.table import COLUMNS
+from toolkit.images.thumbnails import Thumbnails
+from toolkit.naming import names_of
+from toolkit.progress import format_seconds
+from toolkit.report.cuts import what_ifs
+from toolkit.report.html.data import NOISE, Cluster, Figure, Map, Page, ReportedModel
+from toolkit.report.maps import METHODS
+from toolkit.report.members import model_members
+from toolkit.report.why import why
+from toolkit.score import METRICS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from toolkit.grid.finished import Model
+    from toolkit.images.source import ImageSource
+    from toolkit.report.study import Study
+
+PAGE_ROWS = 100_000
+_THUMBNAILS = 3000
+_SIDE, _QUALITY = 56, 75  # of a thumbnail
+_MEMBERS = 12  # of each kind, of a cluster
+_MOST_CLUSTERS = 200  # of a model, that are listed; the largest
+_WITH_MEMBERS = 60  # clusters of a model whose members are shown; the largest
+_FIGURE_WIDTH, _FIGURE_QUALITY = 1200, 72
+_LEFT_OUT = {"descriptor", "scaler", "cluster_class", "cluster_class_params", "labels", "model"}
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A model that is shown with members: label -> kind -> rows of the run."""
+
+    model: Model
+    members: dict[int, dict[str, np.ndarray]]
+
+
+def gather_page(study: Study, source: ImageSource, *, notes: list[str]) -> Page:
+    """Gather everything that the HTML page of a run shows.
+
+    Parameters
+    ----------
+    study : Study
+    source : ImageSource
+    notes : list of str
+        What was left out of the report so far.
+    """
+    run = study.run
+    shown = {model.id: _Shown(model, _members(study, model, source)) for model in _with_members(study)}
+    rows = _page_rows(study, shown)
+    notes = [*notes]
+    if len(rows) < run.n_rows:
+        notes.append(
+            f"The page shows {len(rows):,} of {run.n_rows:,} rows: a random sample (seed {run.config.seed}), and the "
+            "rows that show clusters. Sizes and scores are those of all rows."
+        )
+    models = [_reported(study, model, rows, shown.get(model.id)) for model in _ordered(study)]
+    thumbnails = _thumbnails(study, source, rows, shown)
+    return Page(
+        title=f"Clusters of {', '.join(run.names)}",
+        facts=_facts(study),
+        notes=notes,
+        n_rows=run.n_rows,
+        rows=rows,
+        paths=[str(path) for path in run.image_paths[rows]],
+        image_urls=_urls(source, rows, run.folder),
+        thumbnails=thumbnails,
+        maps=_maps(study, rows),
+        models=models,
+        what_ifs=[cut for model in _bests(study) for cut in what_ifs(study, model, rows)],
+        figures=_figures(run.folder / "plots", run.names),
+        metrics={name: metric.greater_is_better for name, metric in METRICS.items()}
+        | {"stability": True, "coverage": True},
+        agreement=[(*pair, found.ari, found.ami) for pair, found in study.agreements.items()],
+    )
+
+
+def _bests(study: Study) -> list[Model]:
+    found = [study.best(name) for name in study.run.names]
+    return [model for model in found if model is not None]
+
+
+def _with_members(study: Study) -> list[Model]:
+    return list(dict.fromkeys(model for name in study.run.names for model in study.shortlist(name)))
+
+
+def _ordered(study: Study) -> list[Model]:
+    """Return all models, the most important first: finalists, those that are shown, by rank, the last stage, others."""
+    return list(dict.fromkeys([*study.run.finalists, *_with_members(study), *study.ranked, *study.run.models.values()]))
+
+
+def _largest(study: Study, model: Model, most: int) -> list[int]:
+    labels, sizes = np.unique(study.run.labels(model), return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
+    clusters = [int(label) for label in labels[order] if label != NOISE][:most]
+    return [*clusters, *([NOISE] if labels[0] == NOISE else [])]
+
+
+def _members(study: Study, model: Model, source: ImageSource) -> dict[int, dict[str, np.ndarray]]:
+    usable = np.ones(study.run.n_rows, bool)
+    if len(source.problems) < study.run.n_rows:  # without any image, paths show a cluster
+        usable[np.fromiter(source.problems, np.int64)] = False
+    return model_members(study.run, model, names=_largest(study, model, _WITH_MEMBERS), n=_MEMBERS, usable=usable)
+
+
+def _page_rows(study: Study, shown: dict[str, _Shown]) -> np.ndarray:
+    """Return the rows on the page, ascending: a sample of those that the shown models have seen, and all members."""
+    seen = np.unique(np.concatenate([study.run.reduced(one.model).rows for one in shown.values()])) if shown else (
+        np.arange(study.run.n_rows)
+    )  # fmt: skip
+    chosen = [seen[study.maps.sample(seen, PAGE_ROWS)]]
+    chosen += [rows for one in shown.values() for kinds in one.members.values() for rows in kinds.values()]
+    return np.unique(np.concatenate(chosen))
+
+
+def _reported(study: Study, model: Model, rows: np.ndarray, shown: _Shown | None) -> ReportedModel:
+    run = study.run
+    stability = study.stability.get(model.id)
+    scores = {name: _plain(model.scores[name]) for name in COLUMNS if name not in _LEFT_OUT}
+    scores["stability"] = float(np.mean(stability.ari)) if stability and stability.ari else None
+    is_finalist = model in run.finalists
+    return ReportedModel(
+        id=model.id,
+        name=model.name,
+        stage=model.stage,
+        descriptor=model.cell.sample.descriptor,
+        scaler=model.cell.scaler,
+        cluster_class=model.cell.cluster_class,
+        params=dict(model.cell.params),
+        scores=scores,
+        labels=run.all_labels(model)[rows],
+        clusters=_clusters(study, model, rows, shown, stability.clusters if stability else {}),
+        is_finalist=is_finalist,
+        is_pareto=model.id in study.front,
+        why=why(study, model) if is_finalist else "",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or text that JSON can hold; None for what is missing."""
+    if value is None or pd.isna(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _clusters(
+    study: Study, model: Model, rows: np.ndarray, shown: _Shown | None, stability: dict[int, float]
+) -> tuple[Cluster, ...]:
+    run = study.run
+    labels, sizes = np.unique(run.labels(model), return_counts=True)
+    listed = set(_largest(study, model, _MOST_CLUSTERS))
+    names = names_of(run, model)
+    descriptor = model.cell.sample.descriptor
+    has_sheets = model is study.best(descriptor)
+    found = []
+    for label, size in zip(labels.tolist(), sizes.tolist(), strict=True):
+        if label not in listed:
+            continue
+        sheet = f"plots/{descriptor}_cluster_{'noise' if label == NOISE else label}.png"
+        kinds = shown.members.get(label, {}) if shown else {}
+        found.append(
+            Cluster(
+                label=label,
+                n_rows=size,
+                name=names.get(label, ""),
+                stability=stability.get(label),
+                sheet=sheet if has_sheets and (run.folder / sheet).exists() else None,
+                members={kind: np.searchsorted(rows, of_kind).tolist() for kind, of_kind in kinds.items()},
+            )
+        )
+    return tuple(found)
+
+
+def _maps(study: Study, rows: np.ndarray) -> list[Map]:
+    found = []
+    for model in _bests(study):
+        for method in METHODS:
+            places = study.maps.get(model, method)
+            here = np.isin(places.rows, rows)
+            found.append(
+                Map(
+                    descriptor=model.cell.sample.descriptor,
+                    scaler=model.cell.scaler,
+                    method=places.method,
+                    points=places.points[here],
+                    positions=np.searchsorted(rows, places.rows[here]),
+                    note=places.note,
+                )
+            )
+    return found
+
+
+def _thumbnails(study: Study, source: ImageSource, rows: np.ndarray, shown: dict[str, _Shown]) -> dict[int, bytes]:
+    """Return thumbnails of the members of clusters, the finalists' first, then of random rows of the page."""
+    members = [of_kind for one in shown.values() for kinds in one.members.values() for of_kind in kinds.values()]
+    others = rows[np.argsort(study.maps.place_in_order[rows], kind="stable")]
+    wanted = list(dict.fromkeys(np.concatenate([*members, others]).tolist()))[:_THUMBNAILS]
+    thumbnails = Thumbnails(source, _SIDE, study.run.memory)
+    found: dict[int, bytes] = {}
+    stream = study.run.reporter.watch("thumbnails of the page", thumbnails.stream(wanted), lambda _: 1, len(wanted))
+    for row, image in stream:
+        if image is not None:
+            jpeg = io.BytesIO()
+            image.save(jpeg, "JPEG", quality=_QUALITY)
+            found[int(np.searchsorted(rows, row))] = jpeg.getvalue()
+    return found
+
+
+def _urls(source: ImageSource, rows: np.ndarray, folder: Path) -> list[str] | None:
+    urls = [source.url(int(row), folder) for row in rows]
+    return [url or "" for url in urls] if any(urls) else None
+
+
+def _figures(folder: Path, names: tuple[str, ...]) -> list[Figure]:
+    """Return the pictures that are there, made smaller; title and caption are in their files."""
+    found = []
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path, formats=["PNG"]) as image:
+            text = getattr(image, "text", {})
+            if "Title" not in text:  # a contact sheet
+                continue
+            image.load()
+            small = image.convert("RGB")
+        small.thumbnail((_FIGURE_WIDTH, 4 * _FIGURE_WIDTH))
+        packed = io.BytesIO()
+        small.save(packed, "WEBP", quality=_FIGURE_QUALITY)
+        owner = [name for name in names if path.name.startswith(f"{name}_")]
+        found.append(
+            Figure(max(owner, key=len, default=""), text["Title"], text.get("Description", ""), packed.getvalue())
+        )
+    return found
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    record, config = study.run.record, study.run.config
+    seconds = sum(stage["seconds"] for stage in record["stages"].values())
+    device = record.get("device", {})
+    constraint = config.best
+    return [
+        ("rows", f"{study.run.n_rows:,}"),
+        ("descriptors", ", ".join(f"{n} ({study.run.loader.open(n).n_features} features)" for n in study.run.names)),
+        ("models", f"{len(study.run.models):,} in {len(config.stages)} stages, {format_seconds(seconds)}"),
+        ("chosen by", f"{', '.join(constraint.metrics)} for each {constraint.per}"),
+        ("engine", f"{config.engine}, device {device.get('name', '?')}, seed {config.seed}"),
+        ("finished", str(record.get("finished", ""))),
+        ("toolkit", str(record["toolkit"])),
+    ]

@@ -1,0 +1,275 @@
+"""Contact sheets: one picture for each cluster, with images that show it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from toolkit.atomic import atomic_file
+from toolkit.backend.cpu import ordered_map
+from toolkit.images.thumbnails import Thumbnails, write_skipped
+from toolkit.report.members import NOISE, model_members
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from toolkit.grid.finished import FinishedRun, Model
+    from toolkit.images.source import ImageSource
+    from toolkit.progress import Reporter
+
+_COLUMNS = 8
+_SHOWN = 2 * _COLUMNS  # images of each kind
+_SPARE = 4 * _COLUMNS  # candidates behind them, for images that cannot be read; with them, all of a small cluster
+_SIDE = 96  # pixels of a thumbnail
+_GAP, _MARGIN = 10, 28
+_CAPTION, _LINE = 17, 24  # heights
+_WIDTH = 2 * _MARGIN + _COLUMNS * (_SIDE + _GAP) - _GAP
+_PAPER, _CELL, _RULE, _FAINT, _INK = ((grey,) * 3 for grey in (255, 243, 217, 107, 26))
+_LONGEST = 300  # characters of a path that are looked at
+_LEVELS = [round(round(value * 63 / 255) * 255 / 63) for value in range(256)]  # 6 bits: unseen, and a third fewer bytes
+
+TITLES = {
+    "central": "Central: the images nearest to the centre of the cluster",
+    "random": "Random: images drawn by chance",
+    "border": "Border: images that are nearly as close to another cluster",
+    "farthest": "Farthest: images far from every cluster",
+}
+_ALL = {
+    "central": "All images, from the centre outwards",
+    "farthest": "All images, the farthest from any cluster first",
+}
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A title and the images below it."""
+
+    title: str
+    images: list[tuple[str, Image.Image]]
+
+
+def write_sheets(
+    run: FinishedRun,
+    model: Model,
+    source: ImageSource,
+    folder: Path,
+    *,
+    names: dict[int, str] | None = None,
+    stabilities: dict[int, float] | None = None,
+    most: int = 100,
+    reporter: Reporter | None = None,
+) -> dict[int, Path]:
+    """Write a contact sheet for each cluster of a model, and one for its noise.
+
+    Sheets are called ``DESCRIPTOR_cluster_K.png`` (K is the label) and ``DESCRIPTOR_cluster_noise.png``; those of
+    the same descriptor that were there before and are not written now are removed. An image that cannot be used is
+    replaced by the next best of its cluster and listed, with all others, in the run's ``images_skipped.csv``.
+
+    Parameters
+    ----------
+    run : FinishedRun
+    model : Model
+    source : ImageSource
+        The images of all rows of the run.
+    folder : Path
+        Made if it is missing.
+    names : dict of int to str, optional
+        Label -> what the user calls the cluster.
+    stabilities : dict of int to float, optional
+        Label -> stability, from 0 to 1.
+    most : int
+        Sheets of clusters, those of the largest ones.
+    reporter : Reporter, optional
+        Takes warnings of what was left out; by default the run's.
+
+    Returns
+    -------
+    dict of int to Path
+        Label -> sheet, -1 being noise. Clusters of which no image can be read have none.
+    """
+    reporter = reporter or run.reporter
+    folder.mkdir(parents=True, exist_ok=True)
+    values, sizes = np.unique(run.labels(model), return_counts=True)
+    counts = dict(zip(values.tolist(), sizes.tolist(), strict=True))
+    wanted = _largest(counts, most)
+    if n_left_out := len(counts) - len(wanted):
+        reporter.warn(f"{model.name}: contact sheets of the {most} largest clusters only, {n_left_out:,} have none")
+    usable = np.ones(run.n_rows, bool)
+    usable[np.fromiter(source.problems, np.int64)] = False
+    members = model_members(run, model, names=wanted, n=_SHOWN, spare=_SPARE, usable=usable)
+    thumbnails = Thumbnails(source, _SIDE, run.memory)
+    descriptor = model.cell.sample.descriptor
+
+    def write(label: int) -> Path | None:
+        sections = _sections(members[label], thumbnails)
+        if not any(section.images for section in sections):
+            return None
+        path = folder / f"{descriptor}_cluster_{'noise' if label == NOISE else label}.png"
+        _save(_draw(_title(label, names or {}), _lines(model, label, counts, stabilities or {}), sections), path)
+        return path
+
+    sheets: dict[int, Path] = {}
+    with reporter.track(f"{descriptor}: contact sheets", len(members)) as task:
+        for label, path in zip(members, ordered_map(write, members, workers=thumbnails.workers), strict=True):
+            task.advance(1)
+            if path is not None:
+                sheets[label] = path
+    _remove_others(folder, descriptor, sheets)
+    _tell(run, source, len(members), sheets, reporter)
+    return sheets
+
+
+def _largest(counts: dict[int, int], most: int) -> set[int]:
+    """Return the labels of the largest clusters, and of noise if there is any."""
+    clusters = sorted(counts.keys() - {NOISE}, key=lambda label: (-counts[label], label))
+    return {*clusters[:most], *(counts.keys() & {NOISE})}
+
+
+def _remove_others(folder: Path, descriptor: str, sheets: dict[int, Path]) -> None:
+    """Remove sheets of an earlier model."""
+    pattern = re.compile(re.escape(descriptor) + r"_cluster_(\d+|noise)\.png")
+    for path in folder.iterdir():
+        if pattern.fullmatch(path.name) and path not in sheets.values():
+            path.unlink()
+
+
+def _tell(run: FinishedRun, source: ImageSource, n_wanted: int, sheets: dict[int, Path], reporter: Reporter) -> None:
+    """List the images that cannot be used, and say what that means for the sheets."""
+    path = run.folder / "images_skipped.csv"
+    n_skipped = write_skipped(path, source)
+    if not n_skipped:
+        return
+    row, reason = min(source.problems.items())
+    example = f"for instance {str(source.paths[row])!r:.120} {reason}"
+    if not sheets:
+        reporter.warn(
+            f"no contact sheets: not one image could be read ({example}); all are listed in {path}; say where the "
+            f"images are in descriptors.images"
+        )
+        return
+    n_without = n_wanted - len(sheets)
+    without = f"; sheets missing for lack of images: {n_without:,}" if n_without else ""
+    reporter.warn(
+        f"{n_skipped:,} of {run.n_rows:,} images cannot be used ({example}), others are shown in their place{without}; "
+        f"all are listed in {path}"
+    )
+
+
+# What a sheet shows
+def _title(label: int, names: dict[int, str]) -> str:
+    title = "Noise" if label == NOISE else f"Cluster {label}"
+    name = " ".join(names.get(label, "").split())
+    return f"{title}: {name}" if name else title
+
+
+def _lines(model: Model, label: int, counts: dict[int, int], stabilities: dict[int, float]) -> list[str]:
+    """Return what stands below the title: the model, and how large the cluster is."""
+    cell = model.cell
+    params = ", ".join(f"{key} = {value}" for key, value in cell.params)
+    n_rows = sum(counts.values())
+    size = f"{counts[label]:,} of {n_rows:,} rows ({100 * counts[label] / n_rows:.1f} %)"
+    if label in stabilities:
+        size += f"     stability {stabilities[label]:.2f}"
+    return [f"{cell.sample.descriptor}     {cell.cluster_class} ({params})     scaler {cell.scaler}", size]
+
+
+def _sections(members: dict[str, np.ndarray], thumbnails: Thumbnails) -> list[_Section]:
+    """Return what is shown of a cluster: all of a small one, else some of each kind."""
+    main = next((kind for kind in ("central", "farthest") if kind in members and len(members[kind])), None)
+    if main and len(members[main]) < _SHOWN + _SPARE:  # no more rows than candidates: these are all of them
+        return [_Section(_ALL[main], list(_read(members[main], thumbnails, len(members[main]))))]
+    kinds = [kind for kind in TITLES if len(members.get(kind, ()))]
+    return [_Section(TITLES[kind], list(_read(members[kind], thumbnails, _SHOWN))) for kind in kinds]
+
+
+def _read(rows: Iterable[int], thumbnails: Thumbnails, most: int) -> Iterator[tuple[str, Image.Image]]:
+    """Yield path and thumbnail of the first rows whose images can be read."""
+    n_read = 0
+    for row in rows:
+        if n_read < most and (image := thumbnails.one(row)) is not None:
+            n_read += 1
+            yield str(thumbnails.source.paths[row]), image
+
+
+# Drawing
+def _draw(title: str, lines: list[str], sections: list[_Section]) -> Image.Image:
+    """Draw a sheet, RGB."""
+    top = _MARGIN + 36 + _LINE * len(lines)
+    heights = [_LINE + 12 + _n_rows(section) * (_SIDE + _CAPTION + _GAP) + 10 for section in sections]
+    sheet = Image.new("RGB", (_WIDTH, top + sum(heights) + _MARGIN // 2), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN, _MARGIN - 6), _cut_end(title, _font(24, "bold"), _WIDTH - 2 * _MARGIN), _INK, _font(24, "bold"))
+    for i, line in enumerate(lines):
+        text = _cut_end(line, _font(14), _WIDTH - 2 * _MARGIN)
+        pen.text((_MARGIN, _MARGIN + 32 + _LINE * i), text, _FAINT, _font(14))
+    for section, height in zip(sections, heights, strict=True):
+        _draw_section(sheet, pen, section, top)
+        top += height
+    return sheet
+
+
+def _draw_section(sheet: Image.Image, pen: ImageDraw.ImageDraw, section: _Section, top: int) -> None:
+    pen.line((_MARGIN, top, _WIDTH - _MARGIN, top), _RULE)
+    text = section.title if section.images else f"{section.title} (none could be read)"
+    pen.text((_MARGIN, top + 8), text, _INK, _font(14, "bold"))
+    for i, (path, image) in enumerate(section.images):
+        x = _MARGIN + i % _COLUMNS * (_SIDE + _GAP)
+        y = top + _LINE + 12 + i // _COLUMNS * (_SIDE + _CAPTION + _GAP)
+        pen.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), _CELL)
+        sheet.paste(image, (x + (_SIDE - image.width) // 2, y + (_SIDE - image.height) // 2))
+        caption = _file_name(path, _font(10), _SIDE)
+        pen.text((x + _SIDE / 2, y + _SIDE + 3), caption, _FAINT, _font(10), anchor="ma")
+
+
+def _n_rows(section: _Section) -> int:
+    return -(-len(section.images) // _COLUMNS)
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
+    with atomic_file(path) as file:
+        sheet.point(_LEVELS * 3).save(file, "PNG")
+
+
+# Text
+@lru_cache
+def _font(size: int, weight: str = "normal") -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which matplotlib brings along."""
+    from matplotlib import font_manager
+
+    wanted = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
+    return ImageFont.truetype(font_manager.findfont(wanted), size)
+
+
+def _file_name(path: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Return as much of a path as fits: all of it, its file name, or the two ends of that."""
+    path = _printable(path[-_LONGEST:])
+    if font.getlength(path) <= width:
+        return path
+    name = path.rsplit("/", 1)[-1]
+    if font.getlength(name) <= width:
+        return name
+    n_kept = next(n for n in range(len(name) - 1, -1, -1) if font.getlength(_cut_middle(name, n)) <= width)
+    return _cut_middle(name, n_kept)
+
+
+def _cut_middle(text: str, n_kept: int) -> str:
+    """Keep the first and last characters, one more of the last, where names differ."""
+    n_first = n_kept // 2
+    return f"{text[:n_first]}…{text[len(text) - (n_kept - n_first) :]}"
+
+
+def _cut_end(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    text = _printable(text[:_LONGEST])
+    if font.getlength(text) <= width:
+        return text
+    return next(cut for n in range(len(text), -1, -1) if font.getlength(cut := f"{text[:n]}…") <= width)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
