@@ -56,6 +56,8 @@ def test_run_plan_status_doctor(place):
     done = toolkit("run", "config.yaml", "--out", "out", "--seed", "3", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "labelling  out/best_clusterization.csv" in done.stdout
+    assert "report     out/report.html" in done.stdout
+    assert (place / "out" / "plots" / "a_umap_2.png").exists()
     assert "plan: 4 models, about" in done.stderr
     done = toolkit("status", "out", cwd=place)
     assert "out: complete" in done.stdout
@@ -63,8 +65,9 @@ def test_run_plan_status_doctor(place):
     done = toolkit("doctor", cwd=place)
     assert done.returncode == 0
     assert "scikit-learn" in done.stdout
-    quiet = toolkit("run", "config.yaml", "--out", "quiet", "--quiet", cwd=place)
+    quiet = toolkit("run", "config.yaml", "--out", "quiet", "--quiet", "--no-report", cwd=place)
     assert (quiet.stdout, quiet.stderr, quiet.returncode) == ("", "", 0)
+    assert not (place / "quiet" / "report.html").exists()
     seed = yaml.safe_load((place / "out" / "run.json").read_text())["seed"]
     assert seed == 3
 
@@ -178,7 +181,7 @@ def test_not_finite_rows_with_and_without_strict(place, blobs):
     X[4] = np.nan
     np.save(place / "descriptors" / "a.npy", X)
     one_line(toolkit("run", "config.yaml", "--out", "strict", "--strict", cwd=place), "1 rows hold NaN", "row 4")
-    done = toolkit("run", "config.yaml", "--out", "out", cwd=place)
+    done = toolkit("run", "config.yaml", "--out", "out", "--no-report", cwd=place)
     assert done.returncode == 0
     assert "quarantine.csv" in done.stderr
     assert "a,4,4.jpg" in (place / "out" / "quarantine.csv").read_text()
@@ -192,7 +195,7 @@ def test_a_disk_that_is_full(place):
 
     one_line(toolkit("run", "config.yaml", "--out", "out", cwd=place, preexec_fn=limit), "cannot write", "same command")
     assert not list(place.rglob("out/**/.unfinished-*"))
-    assert toolkit("run", "config.yaml", "--out", "out", cwd=place).returncode == 0
+    assert toolkit("run", "config.yaml", "--out", "out", "--no-report", cwd=place).returncode == 0
 
 
 def test_interrupted(place):

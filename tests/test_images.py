@@ -17,9 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from toolkit.config import parse_config
 from toolkit.errors import InputError, MemoryBudgetError
-from toolkit.grid.finished import _seen_from_here
 from toolkit.images import source as source_room
 from toolkit.images import thumbnails as thumbnails_room
 from toolkit.images.source import ImageError, open_images
@@ -98,7 +96,6 @@ MODES = {
     "bmp": (encoded(solid("RGB", RED), "BMP"), RED, 0),
     "ppm": (encoded(solid("RGB", RED), "PPM"), RED, 0),
     "tiff": (encoded(solid("RGB", RED), "TIFF", compression="tiff_lzw"), RED, 0),
-    "YCbCr": (encoded(solid("YCbCr", (100, 128, 128)), "TIFF"), (100,) * 3, 1),
 }  # fmt: skip
 
 
@@ -571,18 +568,3 @@ def test_a_place_that_is_none(tmp_path, kind):
     with pytest.raises(InputError, match=message) as caught:
         open_images(np.array(["a/1.png", "b/2.png"]), where)
     assert "\n" not in str(caught.value)
-
-
-# The configuration
-def test_where_images_are_decides_no_result():
-    content = {
-        "descriptors": {"folder": "d", "images": "a.zip"},
-        "stages": [{"name": "s", "grid": {"KMeans": {"n_clusters": [2]}}}],
-    }
-    config = parse_config(content)
-    assert config.descriptors.images == Path("a.zip")
-    without = parse_config(content | {"descriptors": {"folder": "d"}})
-    assert config.identity() == without.identity()
-    assert "images" not in config.identity()["descriptors"]
-    assert _seen_from_here(config, Path("started")).descriptors.images == Path("started/a.zip")
-    assert _seen_from_here(without, Path("started")).descriptors.images is None

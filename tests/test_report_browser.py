@@ -249,6 +249,16 @@ def test_zoom_pan_and_reset(page: Chrome) -> None:
     assert page.execute_script(camera)[0] < x
     canvas.send_keys("0")
     assert page.execute_script(camera) == home
+    wheel = (
+        f"const v = {DETAIL}; const at = v.locate(900); const box = v.canvas.getBoundingClientRect();"
+        "const where = {clientX: box.left + at.x, clientY: box.top + at.y};"
+        "v.canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: -500, ...where}));"
+        "const then = v.locate(900); return [at.x, at.y, then.x, then.y, v.camera.zoom]"
+    )
+    was_x, was_y, is_x, is_y, zoom = page.execute_script(wheel)
+    # An event's place is in whole pixels, and the zoom magnifies the rounding.
+    assert (is_x, is_y) == pytest.approx((was_x, was_y), abs=2), "what is under the pointer stays there"
+    assert zoom > 2
 
 
 def test_download_has_the_selected_rows(page: Chrome, small: Page, tmp_path: Path) -> None:
@@ -373,9 +383,14 @@ def test_themes(page: Chrome) -> None:
     light = page.execute_script(background)
     corner = f"{DETAIL}.draw(); return [...{DETAIL}.canvas.getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)"
     assert min(page.execute_script(corner)) > 200
+    ink = page.execute_script(f"return {DETAIL}.ink.at(-1)")
+    settled(page, "document.querySelector('#clusters .bar')")
+    bar = page.execute_script("return document.querySelector('#clusters .bar').style.getPropertyValue('--colour')")
     css(page, "#theme").click()
     assert page.execute_script(background) != light
     assert max(page.execute_script(corner)) < 60
+    settled(page, f"{DETAIL}.ink.at(-1) !== arguments[0]", ink)
+    settled(page, "document.querySelector('#clusters .bar').style.getPropertyValue('--colour') !== arguments[0]", bar)
     css(page, "#theme").click()
     assert page.execute_script(background) == light
 
@@ -390,7 +405,7 @@ def test_follows_the_system_theme(page: Chrome) -> None:
         assert (max(background) < 60) is dark
 
 
-def test_scatter_chooses_a_model(page: Chrome) -> None:
+def test_scatter_chooses_a_model(page: Chrome, small: Page) -> None:
     dots = page.find_elements("css selector", "#scatter .dot")
     assert len(dots) > 50
     page.execute_script(
@@ -401,6 +416,15 @@ def test_scatter_chooses_a_model(page: Chrome) -> None:
         "report.state.model === 7 && document.getElementById('detail-name').textContent === report.data.models[7].name",
     )
     assert "chosen" in css(page, '.dot[data-model="7"]').get_attribute("class")
+    by_clusters = sorted(
+        (n, score(model, "silhouette_score"), i)
+        for i, model in enumerate(small.models)
+        if (n := score(model, "n_clusters")) and score(model, "silhouette_score") is not None
+    )
+    order = [i for _, _, i in by_clusters]
+    css(page, "#scatter-picture").send_keys("\ue014\ue014\ue007")  # right, right, Enter
+    settled(page, "report.state.model === arguments[0]", order[order.index(7) + 2])
+    assert page.execute_script("return document.activeElement.id") == "scatter-picture"
 
 
 def test_agreement_and_figures(page: Chrome, small: Page) -> None:

@@ -152,7 +152,7 @@ def test_a_model_that_two_stages_share_is_fitted_once(content, tmp_path):
 
 
 def start(config, out):
-    command = [sys.executable, "-m", "toolkit", "run", str(config), "--out", str(out), "--quiet"]
+    command = [sys.executable, "-m", "toolkit", "run", str(config), "--out", str(out), "--quiet", "--no-report"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=config.parent)
 
 
@@ -351,8 +351,8 @@ def test_the_memory_budget_changes_no_byte(tmp_path, rng, limit):
     config.write_text(yaml.safe_dump({"descriptors": {"folder": "d"}, "stages": [stage], "silhouette_rows": 500}))
     found = []
     for name, memory in (("one", limit), ("two", "8GiB")):
-        command = [sys.executable, "-m", "toolkit", "run", str(config), "--out", name, "--memory", memory, "--quiet"]
-        subprocess.run(command, cwd=tmp_path, check=True)
+        command = [sys.executable, "-m", "toolkit", "run", str(config), "--out", name, "--memory", memory]
+        subprocess.run([*command, "--quiet", "--no-report"], cwd=tmp_path, check=True)
         found.append(tables(tmp_path / name))
     assert found[0] == found[1]
 
@@ -390,3 +390,9 @@ def test_the_digits_job(tmp_path):
         )
     first = done.stdout.split("chance):")[1].split()[0]
     assert float(first) >= 0.7
+    out = tmp_path / "results" / "digits"
+    for name in ("n_clusters_score", "countplot", "umap_2", "umap_3", "cluster_0"):
+        assert (out / "plots" / f"hog_{name}.png").stat().st_size > 5000
+    assert (out / "report.html").stat().st_size < 15_000_000
+    assert pd.read_csv(out / "finalists.csv")["stability"].min() > 0.5
+    assert json.loads((out / "run.json").read_text())["report"]["notes"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 
 import numpy as np
@@ -137,6 +138,20 @@ def test_blocks_and_threads_change_nothing(memory, monkeypatch, kind):
     assert all(np.array_equal(doubled[name]["border"], whole[name]["border"]) for name in whole if name >= 0)
 
 
+@pytest.mark.parametrize("distance", [1e6, 1e8])
+def test_far_from_the_origin(memory, rng, distance):
+    """Where products lose the digits that tell the nearest centroid, differences still find it."""
+    X = distance + rng.normal(size=(400, 17))
+    labels = rng.integers(-1, 30, 400)
+    found = members_of(X, labels, n=400, memory=memory)
+    names, distances, silhouettes = oracle(X - distance, labels)
+    for name in names:
+        rows = np.flatnonzero(labels == name)
+        np.testing.assert_allclose(silhouettes[found[name]["border"]], np.sort(silhouettes[rows]), atol=1e-5)
+    noise = distances.min(axis=1)
+    np.testing.assert_allclose(noise[found[-1]["farthest"]], -np.sort(-noise[labels == -1]), atol=1e-5)
+
+
 def test_a_cluster_s_rows_do_not_depend_on_which_are_asked_for(memory):
     X, labels = labelled(offset, 260, 3, 9)
     whole = members_of(X, labels, memory=memory)
@@ -199,23 +214,29 @@ def test_what_cannot_be_shown(memory):
 # Sheets
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run over 200 images in 3 clusters, 60 rows of it noise in DBSCAN; (its folder, its images)."""
+    """A run over 200 images in 3 clusters, about 60 of it noise in DBSCAN; (its folder, its images)."""
     folder = tmp_path_factory.mktemp("sheets")
     rng = np.random.default_rng(1)
     truth = np.arange(200) % 3
     X = rng.normal(size=(200, 4)) * 0.3 + 10 * truth[:, None]
     X[:60] += rng.normal(size=(60, 4)) * 60
+    X[[1, 50]] = np.nan  # left out of the run: the positions of the others are not their rows
     (folder / "descriptors").mkdir()
     (folder / "images").mkdir()
     np.save(folder / "descriptors" / "net.npy", X.astype(np.float32))
     for row in range(200):
-        colour = [60, 60, 60]
+        colour = [85, 85, 85]
         colour[truth[row]] = 255
         Image.new("RGB", (30, 20), tuple(colour)).save(folder / "images" / f"a rather long name of image {row:03}.png")
     lines = ["path", *(f"a rather long name of image {row:03}.png" for row in range(200))]
     (folder / "descriptors" / "images_paths.csv").write_text("\n".join(lines) + "\n")
+    execute(folder)
+    return folder / "run", folder / "images"
+
+
+def execute(home, **descriptors):
     config = {
-        "descriptors": {"folder": str(folder / "descriptors")},
+        "descriptors": {"folder": str(home / "descriptors")} | descriptors,
         "stages": [
             {
                 "name": "only",
@@ -224,15 +245,15 @@ def made(tmp_path_factory):
             }
         ],
     }
-    Run(
+    run = Run(
         parse_config(config),
-        folder / "run",
+        home / "run",
         memory=MemoryBudget(4 << 30),
         backend=CpuBackend(),
         reason="test",
         reporter=Reporter(quiet=True),
-    ).execute()
-    return folder / "run", folder / "images"
+    )
+    return run.execute()
 
 
 @pytest.fixture
@@ -259,6 +280,23 @@ def sources(run, images):
     return open_images(run.image_paths, images)
 
 
+def test_where_images_are_decides_no_result(made, tmp_path, monkeypatch):
+    """They are named, moved and packed without another run; relative paths start where the run was started."""
+    folder = shutil.copytree(made[0].parent, tmp_path / "all")
+    descriptors = str(made[0].parent / "descriptors")
+    monkeypatch.chdir(folder)
+    assert execute(folder, folder=descriptors, images="images").n_fitted == 0
+    monkeypatch.chdir(tmp_path)
+    run = FinishedRun(folder / "run", memory="4GiB")
+    assert run.config.descriptors.images == folder / "images"
+    assert run_images(run).url(0, folder / "run").startswith("../images/a%20rather")
+    shutil.make_archive(str(folder / "packed"), "zip", folder, "images")
+    assert execute(folder, folder=descriptors, images=str(folder / "packed.zip")).n_fitted == 0
+    found = run_images(FinishedRun(folder / "run", memory="4GiB"))
+    assert found.problems == {}
+    assert found.read(7) == (folder / "images" / run.image_paths[7]).read_bytes()
+
+
 def is_shown(path, colour):
     return bool((np.asarray(Image.open(path).convert("RGB")) == colour).all(axis=2).any())
 
@@ -275,8 +313,8 @@ def test_sheets(run, images, tmp_path):
         image = Image.open(path)
         image.load()
         assert path.stat().st_size < 600_000
-        truth = int(np.flatnonzero(labels == label)[0]) % 3
-        colours = np.full((3, 3), 60) + 195 * np.eye(3, dtype=int)
+        truth = int(run.reduced(model).rows[labels == label][0]) % 3
+        colours = np.full((3, 3), 85) + 170 * np.eye(3, dtype=int)
         if label >= 0:
             assert [is_shown(path, colour) for colour in colours] == [i == truth for i in range(3)]
     assert run.reporter.warnings == []
@@ -311,7 +349,20 @@ def test_the_largest_clusters_are_shown(run, images, tmp_path):
     ]
 
 
-def test_images_that_cannot_be_used_are_replaced(run, images, tmp_path, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Title -> sections of the sheets that are drawn."""
+    found = {}
+    draw = sheets_room._draw
+    monkeypatch.setattr(
+        sheets_room,
+        "_draw",
+        lambda title, lines, sections: found.update({title: sections}) or draw(title, lines, sections),
+    )
+    return found
+
+
+def test_images_that_cannot_be_used_are_replaced(run, images, tmp_path, drawn):
     """Of those that would be shown every second is missing or damaged; the others and those behind them are shown."""
     model = run.model("net_none_KMeans_n_clusters=3")
     best = model_members(run, model, names=[0], n=16)[0]["central"]
@@ -320,13 +371,6 @@ def test_images_that_cannot_be_used_are_replaced(run, images, tmp_path, monkeypa
         (images / paths[row]).unlink()
     for row in best[2::4]:
         (images / paths[row]).write_bytes(b"damaged")
-    drawn = {}
-    draw = sheets_room._draw
-    monkeypatch.setattr(
-        sheets_room,
-        "_draw",
-        lambda title, lines, sections: drawn.update({title: sections}) or draw(title, lines, sections),
-    )
     sheets = write_sheets(run, model, sources(run, images), tmp_path / "plots")
     assert list(sheets) == [0, 1, 2]
     deeper = model_members(run, model, names=[0], n=100)[0]["central"]
@@ -338,6 +382,28 @@ def test_images_that_cannot_be_used_are_replaced(run, images, tmp_path, monkeypa
     (warning,) = run.reporter.warnings
     assert warning.startswith("8 of 200 images cannot be used (for instance 'a rather long name of image ")
     assert "\n" not in warning
+
+
+def test_few_images_are_all_shown(run, images, tmp_path, drawn):
+    """However many candidates before them are missing, and in one section."""
+    model = run.model("net_none_KMeans_n_clusters=3")
+    ranked = model_members(run, model, names=[0], n=200)[0]["central"]
+    for row in ranked[:-9]:
+        (images / run.image_paths[row]).unlink()
+    write_sheets(run, model, sources(run, images), tmp_path / "plots")
+    (section,) = drawn["Cluster 0"]
+    assert section.title == "All images, from the centre outwards"
+    assert [path for path, _ in section.images] == run.image_paths[ranked[-9:]].tolist()
+
+
+def test_members_of_a_model_are_rows_of_the_run(run):
+    model = run.model("net_none_DBSCAN_eps=2_min_samples=4")
+    rows = run.reduced(model).rows
+    assert len(rows) == 198
+    positions = members_of(run.matrix(model), run.labels(model), n=5)
+    for name, kinds in model_members(run, model, n=5).items():
+        for kind, found in kinds.items():
+            assert found.tolist() == rows[positions[name][kind]].tolist()
 
 
 def test_no_image_at_all(run, images, tmp_path):
@@ -358,7 +424,7 @@ def test_no_image_at_all(run, images, tmp_path):
 
 def test_a_cluster_without_images_has_no_sheet(run, images, tmp_path):
     model = run.model("net_none_KMeans_n_clusters=3")
-    for row in np.flatnonzero(run.labels(model) == 1):
+    for row in np.flatnonzero(run.all_labels(model) == 1):
         (images / run.image_paths[row]).write_bytes(b"")
     assert list(write_sheets(run, model, sources(run, images), tmp_path / "plots")) == [0, 2]
     assert "sheets missing for lack of images: 1;" in run.reporter.warnings[0]
@@ -375,7 +441,7 @@ def test_texts_are_drawn_whatever_they_are(text):
     assert sheet.shape == plain.shape
     margin = sheets_room._MARGIN
     assert (sheet[:, -margin // 2 :] == 255).all()
-    np.testing.assert_array_equal(sheet[150:250], plain[150:250])  # the images
+    np.testing.assert_array_equal(sheet[150:240], plain[150:240])  # the images
     assert (sheet[-margin // 2 :] == 255).all()
 
 
@@ -385,13 +451,11 @@ def test_texts_are_drawn_whatever_they_are(text):
         ("a.jpg", "a.jpg"),
         ("1/a.jpg", "1/a.jpg"),
         ("a/very/long/folder/name/that/does/not/fit/a.jpg", "a.jpg"),
-        ("folder/10004299_1908-08-19_1950.jpg", r"1000429.*….*1950\.jpg"),
+        ("folder/10004299_1908-08-19_1950.jpg", r"1000429.*….*50\.jpg"),
         ("", ""),
     ],
 )
 def test_file_names_are_shortened_in_the_middle(path, expected):
-    import re
-
     font = sheets_room._font(10)
     text = sheets_room._file_name(path, font, 96)
     assert re.fullmatch(expected, text)

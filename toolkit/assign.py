@@ -17,7 +17,7 @@ from toolkit.descriptors.keeper import block_rows
 from toolkit.descriptors.loader import DataLoader
 from toolkit.descriptors.new_rows import REASONS, NewRows, file_digests
 from toolkit.errors import InputError
-from toolkit.grid.finished import FinishedRun
+from toolkit.grid.finished import UNSEEN, FinishedRun
 from toolkit.grid.labelling import write_assignments
 from toolkit.memory import format_size
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from toolkit.progress import Reporter
 
 TABLE, ASSIGNMENTS = "test_assignments.csv", "test_assignments.json"
+SOURCES = ("fitted", "assigned", "unreadable")  # of a label: the fit, this module, or none
 _RESULT_BYTES = 64  # of a row and a model, until the table is written
 
 
@@ -171,6 +172,26 @@ def assign_rows(
         )
     values[np.isinf(values)] = np.nan
     return Assigned(model, labels, predictor.measure, values, reason)
+
+
+def assign_all(run: FinishedRun, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Label every row of a run by one of its models: also those that the model has not seen.
+
+    Returns
+    -------
+    labels : ndarray (n_rows,) int32
+        -1 is noise; nothing where the row is unreadable.
+    source : ndarray (n_rows,) int8
+        The place in `SOURCES` of where the label is from.
+    """
+    labels = run.all_labels(model)
+    source = np.zeros(len(labels), np.int8)
+    source[run.reduced(model).bad_rows] = 2
+    unseen = np.flatnonzero((labels == UNSEEN) & (source == 0))
+    if len(unseen):
+        found = assign_rows(run, model, run.loader.open(model.cell.sample.descriptor), rows=unseen)
+        labels[unseen], source[unseen] = found.labels, np.where(found.reason == 0, 1, 2)
+    return labels, source
 
 
 def predictor_of(run: FinishedRun, model: Model) -> Predictor:

@@ -56,7 +56,8 @@ def run(
 
     loaded = load_config(config)
     if seed is not None:
-        loaded = parse_config(loaded.identity() | {"seed": seed}, source="--seed")
+        seeded = parse_config(loaded.identity() | {"seed": seed}, source="--seed")
+        loaded = seeded.model_copy(update={"descriptors": loaded.descriptors})  # with the images, which are no identity
     backend, reason = choose_backend(device, engine=loaded.engine, memory=memory)
     budget = MemoryBudget.resolve(memory)
     reporter = Reporter(quiet=quiet)
@@ -79,7 +80,8 @@ def report(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder or zip archive that holds the images.")] = None,
     map_rows: Annotated[
-        int | None, typer.Option(help="Rows on each map; by default 50,000 (UMAP), 10,000 (t-SNE), 100,000 (PCA).", min=1)
+        int | None,
+        typer.Option(help="Rows on each map; by default 50,000 (UMAP), 10,000 (t-SNE), 100,000 (PCA).", min=1),
     ] = None,
     device: Device = "auto",
     memory: Memory = None,

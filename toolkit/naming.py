@@ -11,33 +11,27 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from toolkit.assign import assign_rows
+from toolkit.assign import SOURCES, assign_all
 from toolkit.atomic import atomic_file
-from toolkit.cluster.density import DensityForest
-from toolkit.cluster.predict import make_predictor
-from toolkit.config import PARAMETERS, check_grid
 from toolkit.errors import InputError
-from toolkit.grid.finished import UNSEEN, FinishedRun
-from toolkit.grid.fit import Settings, fit_and_score
+from toolkit.grid.finished import FinishedRun
+from toolkit.splitting import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from toolkit.cluster.predict import Predictor
     from toolkit.grid.finished import Model
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
 
 NAMES, LABELLED = "names.csv", "labelled.csv"
-SOURCES = ("fitted", "assigned", "unreadable")
 _COLUMNS = ("model", "cluster", "name")  # that a names.csv must have
 _CLUSTER = re.compile(r"(-?\d{1,9})(?:\.(\d{1,9}|noise))?")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -121,7 +115,10 @@ def label_images(
         raise InputError(f"{path} names no cluster of {chosen.name}, only of {listed}; add rows, or give --model")
     if model is None and len(by_model) > 1:
         raise InputError(f"{path} is for {len(by_model)} models: {listed}; choose one with --model")
-    return _write_labelled(run, chosen, by_model[chosen])
+    named = _write_labelled(run, chosen, by_model[chosen])
+    if names is None:
+        return named
+    return replace(named, text=f"{named.text}; copied to {run.folder / NAMES}, the names are applied to later runs too")
 
 
 def apply_names(run: FinishedRun, reporter: Reporter) -> None:
@@ -276,7 +273,7 @@ def _write_form(run: FinishedRun, model: Model, path: Path) -> Named:
 
 def _write_labelled(run: FinishedRun, model: Model, rows: list[NameRow]) -> Named:
     named = _by_cluster(rows)
-    labels, source = _labels_and_sources(run, model)
+    labels, source = assign_all(run, model)
     clusters = [str(label) for label in np.unique(run.labels(model))]
     _require_known((row for row in rows if "." not in row.cluster), clusters, model)
     if deep := [row for row in rows if row.split and "." in row.cluster]:
@@ -285,8 +282,11 @@ def _write_labelled(run: FinishedRun, model: Model, rows: list[NameRow]) -> Name
     for row in rows:
         if row.split:
             inside = np.flatnonzero((labels == int(row.cluster)) & (source < 2))
-            parts = _split(run, model, row, inside, inside[source[inside] == 0])
-            cluster[inside] = [f"{row.cluster}.{part}" for part in _numbered(parts)]
+            try:
+                parts = split_rows(run, model, row.split, inside, inside[source[inside] == 0])
+            except InputError as error:
+                raise type(error)(f"{row.where} (split of cluster {row.cluster}): {error}") from error
+            cluster[inside] = [f"{row.cluster}.{part}" for part in parts]
     cluster[source == 2] = ""
     known = dict.fromkeys([*clusters, *sorted(set(cluster[cluster != ""].tolist()) - set(clusters))])
     _require_known(rows, known, model)
@@ -304,7 +304,8 @@ def _write_labelled(run: FinishedRun, model: Model, rows: list[NameRow]) -> Name
         table.assign(name=table["name"].map(defused)).to_csv(file, index=False, lineterminator="\n")
     with_name = int((table["name"] != "").sum())
     n_names = table.loc[table["name"] != "", "name"].nunique()
-    return Named(path, f"{path}: {with_name:,} of {len(table):,} images have one of {n_names} names, by {model.name}")
+    text = f"{path}: {with_name:,} of {len(table):,} images have one of {n_names} names, by {model.name}"
+    return Named(path, text)
 
 
 def _name_of(cluster: str, named: dict[str, NameRow]) -> str:
@@ -313,98 +314,3 @@ def _name_of(cluster: str, named: dict[str, NameRow]) -> str:
         return named[cluster].name
     whole, _, part = cluster.partition(".")
     return f"{named[whole].name} {part}" if part and whole in named and named[whole].name else ""
-
-
-def _labels_and_sources(run: FinishedRun, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Return the label of every row of the run, int32, and the place in `SOURCES` of where it is from, int8."""
-    labels = run.all_labels(model)
-    source = np.zeros(len(labels), np.int8)
-    source[run.reduced(model).bad_rows] = 2
-    unseen = np.flatnonzero((labels == UNSEEN) & (source == 0))
-    if len(unseen):
-        found = assign_rows(run, model, run.loader.open(model.cell.sample.descriptor), rows=unseen)
-        labels[unseen], source[unseen] = found.labels, np.where(found.reason == 0, 1, 2)
-    return labels, source
-
-
-# Splitting a cluster
-def _split(run: FinishedRun, model: Model, row: NameRow, rows: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """Divide the rows of a cluster, ascending, of which `model` has seen `fitted`; return labels, (n,) int."""
-    where = f"{row.where} (split of cluster {row.cluster})"
-    family = row.split.split()[0]
-    try:
-        if family in PARAMETERS:
-            return _split_by_estimator(run, model, parse_estimator(row.split), rows, fitted)
-        labels, source = _labels_and_sources(run, run.model(row.split))
-        return np.where(source[rows] < 2, labels[rows], -1)
-    except InputError as error:
-        estimators = "" if family in PARAMETERS else f"; or an estimator: {', '.join(PARAMETERS)} with parameters"
-        raise type(error)(f"{where}: {error}{estimators}") from error
-
-
-def parse_estimator(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the estimator and the parameters in a text as ``HDBSCAN min_cluster_size=20 min_samples=5``.
-
-    Raises
-    ------
-    InputError
-        Naming what was received and what is allowed.
-    """
-    family, *parts = text.split()
-    params: dict[str, Any] = {}
-    for part in parts:
-        name, equals, value = part.partition("=")
-        if not equals or not value or name in params:
-            raise InputError(f"{part!r:.60} is not a parameter; write NAME=VALUE, each once, as {family} needs them")
-        try:
-            params[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"{part!r:.60} has no value that can be read; write NAME=VALUE") from error
-    try:
-        check_grid({family: {name: [value] for name, value in params.items()}})
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    return family, params
-
-
-def _split_by_estimator(
-    run: FinishedRun, model: Model, estimator: tuple[str, dict[str, Any]], rows: np.ndarray, fitted: np.ndarray
-) -> np.ndarray:
-    X = run.matrix(model)
-    at = np.searchsorted(run.reduced(model).rows, fitted)
-    run.memory.require(X.itemsize * len(at) * X.shape[1], f"the {len(at):,} rows of a cluster")
-    X = X[at]
-    config = run.config
-    settings = Settings(config.engine, config.noise, 0, config.seed, run.memory, run.backend)
-    found = next(iter(fit_and_score([estimator], X, settings)))[0]
-    if found.labels is None:
-        raise InputError(found.row["error"])
-    labels = np.full(len(rows), -1, np.int64)
-    labels[np.searchsorted(rows, fitted)] = found.labels
-    others = np.setdiff1d(rows, fitted, assume_unique=True)
-    if len(others):
-        predictor = _predictor(run, estimator, X, found.labels, found.centres)
-        file = run.loader.open(model.cell.sample.descriptor)
-        labels[np.searchsorted(rows, others)] = assign_rows(run, model, file, rows=others, predictor=predictor).labels
-    return labels
-
-
-def _predictor(
-    run: FinishedRun,
-    estimator: tuple[str, dict[str, Any]],
-    X: np.ndarray,
-    labels: np.ndarray,
-    centres: np.ndarray | None,
-) -> Predictor:
-    def forest(min_samples: int) -> DensityForest:
-        return DensityForest(min_samples, memory=run.memory, device=run.backend).fit(X)
-
-    return make_predictor(*estimator, centres=centres, X=lambda: X, labels=labels, forest=forest)
-
-
-def _numbered(labels: np.ndarray) -> list[str]:
-    """Return parts numbered by their first row, ``noise`` where the label is -1."""
-    numbers: dict[int, str] = {-1: "noise"}
-    for label in labels.tolist():
-        numbers.setdefault(label, str(len(numbers) - 1))
-    return [numbers[label] for label in labels.tolist()]

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.atomic import atomic_file, write_text
+from toolkit.descriptors.cache import digest, file_digest
 from toolkit.errors import ToolkitError, unknown
 from toolkit.grid.finished import FinishedRun
 from toolkit.grid.folder import RunFolder, read_run
 from toolkit.images.source import open_images, run_images
 from toolkit.memory import peak_bytes, reset_peak
+from toolkit.naming import apply_names, names_of
 from toolkit.report.study import Study
 from toolkit.report.why import write_finalists
 
@@ -37,7 +39,11 @@ class _Report:
         self.run, self.plots = study.run, study.run.folder / "plots"
         self.notes: list[str] = []
 
-    def _note(self, text: str) -> None:
+    def _say(self, text: str) -> None:
+        self.notes.append(text)
+        self.run.reporter.say(text)
+
+    def _warn(self, text: str) -> None:
         self.notes.append(text)
         self.run.reporter.warn(text)
 
@@ -74,7 +80,7 @@ class _Report:
         except OSError:
             raise  # the disk
         except Exception as error:  # a library's trouble with one picture must not cost the others
-            self._note(f"picture {path.name} could not be made: {type(error).__name__}: {' '.join(str(error).split())}")
+            self._warn(f"picture {path.name} could not be made: {type(error).__name__}: {' '.join(str(error).split())}")
             return False
         if drawn is None:
             return False
@@ -87,11 +93,10 @@ class _Report:
 
     def sheets(self) -> list[Path]:
         """Write ``plots/DESCRIPTOR_cluster_K.png`` for the best model of each descriptor."""
-        from toolkit.naming import names_of
         from toolkit.report.sheets import write_sheets
 
         if len(self.source.problems) == self.run.n_rows:
-            self._note(
+            self._say(
                 f"no image of the run could be found, for instance {self.run.image_paths[0]!r:.200} "
                 f"{self.source.problems[0]}; contact sheets are left out: give --images, a folder or a zip archive"
             )
@@ -178,13 +183,31 @@ def write_report(
         facts: dict[str, Any] = {"seconds": round(time.monotonic() - started, 3), "parts": seconds}
         if images is not None:
             folder.record["images"] = str(Path(images).resolve())  # so that the next report finds them
-        folder.describe(report=facts | {"peak_bytes": peak_bytes(), "notes": report.notes})
+        facts |= {"of": None if only else _identity(run), "peak_bytes": peak_bytes(), "notes": report.notes}
+        folder.describe(report=facts)
+    apply_names(run, run.reporter)
     return written
+
+
+def _identity(run: FinishedRun) -> str:
+    """Return the hash of what a whole report shows."""
+    names = run.folder / "names.csv"
+    return digest(
+        run.record["toolkit"],
+        sorted(run.models),
+        run.record["config"]["best"],
+        str(run.config.descriptors.images),
+        file_digest(names) if names.exists() else None,
+    )
 
 
 def report_after_run(folder: Path, *, memory: MemoryBudget, device: str, reporter: Reporter) -> None:
     """Make the report at the end of a run, whose results do not depend on it: what goes wrong is a warning."""
     try:
-        write_report(FinishedRun(folder, memory=memory, device=device, reporter=reporter))
+        run = FinishedRun(folder, memory=memory, device=device, reporter=reporter)
+        if run.record.get("report", {}).get("of") == _identity(run) and (run.folder / "report.html").exists():
+            reporter.say(f"the report is up to date; `toolkit report {folder}` makes it again")
+        else:
+            write_report(run)
     except ToolkitError as error:
         reporter.warn(f"the run is complete, its report is not: {error}; `toolkit report {folder}` makes it")

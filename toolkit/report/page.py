@@ -100,8 +100,8 @@ def _ordered(study: Study) -> list[Model]:
     return list(dict.fromkeys([*study.run.finalists, *_with_members(study), *study.ranked, *study.run.models.values()]))
 
 
-def _largest(study: Study, model: Model, most: int) -> list[int]:
-    labels, sizes = np.unique(study.run.labels(model), return_counts=True)
+def _largest(labels: np.ndarray, sizes: np.ndarray, most: int) -> list[int]:
+    """Return the largest clusters, and noise if there is any; `labels` ascend."""
     order = np.argsort(-sizes, kind="stable")
     clusters = [int(label) for label in labels[order] if label != NOISE][:most]
     return [*clusters, *([NOISE] if labels[0] == NOISE else [])]
@@ -111,7 +111,8 @@ def _members(study: Study, model: Model, source: ImageSource) -> dict[int, dict[
     usable = np.ones(study.run.n_rows, bool)
     if len(source.problems) < study.run.n_rows:  # without any image, paths show a cluster
         usable[np.fromiter(source.problems, np.int64)] = False
-    return model_members(study.run, model, names=_largest(study, model, _WITH_MEMBERS), n=_MEMBERS, usable=usable)
+    names = _largest(*np.unique(study.run.labels(model), return_counts=True), most=_WITH_MEMBERS)
+    return model_members(study.run, model, names=names, n=_MEMBERS, usable=usable)
 
 
 def _page_rows(study: Study, shown: dict[str, _Shown]) -> np.ndarray:
@@ -129,7 +130,7 @@ def _reported(study: Study, model: Model, rows: np.ndarray, shown: _Shown | None
     stability = study.stability.get(model.id)
     scores = {name: _plain(model.scores[name]) for name in COLUMNS if name not in _LEFT_OUT}
     scores["stability"] = float(np.mean(stability.ari)) if stability and stability.ari else None
-    is_finalist = model in run.finalists
+    is_finalist, all_labels = model in run.finalists, run.all_labels(model)
     return ReportedModel(
         id=model.id,
         name=model.name,
@@ -139,8 +140,8 @@ def _reported(study: Study, model: Model, rows: np.ndarray, shown: _Shown | None
         cluster_class=model.cell.cluster_class,
         params=dict(model.cell.params),
         scores=scores,
-        labels=run.all_labels(model)[rows],
-        clusters=_clusters(study, model, rows, shown, stability.clusters if stability else {}),
+        labels=all_labels[rows],
+        clusters=_clusters(study, model, all_labels, rows, shown, stability.clusters if stability else {}),
         is_finalist=is_finalist,
         is_pareto=model.id in study.front,
         why=why(study, model) if is_finalist else "",
@@ -155,11 +156,16 @@ def _plain(value: Any) -> Any:
 
 
 def _clusters(
-    study: Study, model: Model, rows: np.ndarray, shown: _Shown | None, stability: dict[int, float]
+    study: Study,
+    model: Model,
+    all_labels: np.ndarray,
+    rows: np.ndarray,
+    shown: _Shown | None,
+    stability: dict[int, float],
 ) -> tuple[Cluster, ...]:
     run = study.run
-    labels, sizes = np.unique(run.labels(model), return_counts=True)
-    listed = set(_largest(study, model, _MOST_CLUSTERS))
+    labels, sizes = np.unique(all_labels[all_labels >= NOISE], return_counts=True)
+    listed = set(_largest(labels, sizes, _MOST_CLUSTERS))
     names = names_of(run, model)
     descriptor = model.cell.sample.descriptor
     has_sheets = model is study.best(descriptor)

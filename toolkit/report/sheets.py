@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from toolkit.images.thumbnails import Thumbnails, write_skipped
 from toolkit.report.members import NOISE, model_members
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from toolkit.grid.finished import FinishedRun, Model
@@ -204,10 +205,9 @@ def _draw(title: str, lines: list[str], sections: list[_Section]) -> Image.Image
     heights = [_LINE + 12 + _n_rows(section) * (_SIDE + _CAPTION + _GAP) + 10 for section in sections]
     sheet = Image.new("RGB", (_WIDTH, top + sum(heights) + _MARGIN // 2), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, _MARGIN - 6), _cut_end(title, _font(24, "bold"), _WIDTH - 2 * _MARGIN), _INK, _font(24, "bold"))
+    _write(pen, _MARGIN - 6, title, _INK, _font(24, "bold"))
     for i, line in enumerate(lines):
-        text = _cut_end(line, _font(14), _WIDTH - 2 * _MARGIN)
-        pen.text((_MARGIN, _MARGIN + 32 + _LINE * i), text, _FAINT, _font(14))
+        _write(pen, _MARGIN + 32 + _LINE * i, line, _FAINT, _font(14))
     for section, height in zip(sections, heights, strict=True):
         _draw_section(sheet, pen, section, top)
         top += height
@@ -216,8 +216,8 @@ def _draw(title: str, lines: list[str], sections: list[_Section]) -> Image.Image
 
 def _draw_section(sheet: Image.Image, pen: ImageDraw.ImageDraw, section: _Section, top: int) -> None:
     pen.line((_MARGIN, top, _WIDTH - _MARGIN, top), _RULE)
-    text = section.title if section.images else f"{section.title} (none could be read)"
-    pen.text((_MARGIN, top + 8), text, _INK, _font(14, "bold"))
+    title = section.title if section.images else f"{section.title} (none could be read)"
+    _write(pen, top + 8, title, _INK, _font(14, "bold"))
     for i, (path, image) in enumerate(section.images):
         x = _MARGIN + i % _COLUMNS * (_SIDE + _GAP)
         y = top + _LINE + 12 + i // _COLUMNS * (_SIDE + _CAPTION + _GAP)
@@ -225,6 +225,13 @@ def _draw_section(sheet: Image.Image, pen: ImageDraw.ImageDraw, section: _Sectio
         sheet.paste(image, (x + (_SIDE - image.width) // 2, y + (_SIDE - image.height) // 2))
         caption = _file_name(path, _font(10), _SIDE)
         pen.text((x + _SIDE / 2, y + _SIDE + 3), caption, _FAINT, _font(10), anchor="ma")
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, y: int, text: str, colour: tuple[int, int, int], font: ImageFont.FreeTypeFont
+) -> None:
+    """Write a line between the margins."""
+    pen.text((_MARGIN, y), _fitting(_printable(text[:_LONGEST]), _cut_end, font, _WIDTH - 2 * _MARGIN), colour, font)
 
 
 def _n_rows(section: _Section) -> int:
@@ -246,16 +253,18 @@ def _font(size: int, weight: str = "normal") -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_manager.findfont(wanted), size)
 
 
-def _file_name(path: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _file_name(path: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """Return as much of a path as fits: all of it, its file name, or the two ends of that."""
     path = _printable(path[-_LONGEST:])
-    if font.getlength(path) <= width:
-        return path
-    name = path.rsplit("/", 1)[-1]
-    if font.getlength(name) <= width:
-        return name
-    n_kept = next(n for n in range(len(name) - 1, -1, -1) if font.getlength(_cut_middle(name, n)) <= width)
-    return _cut_middle(name, n_kept)
+    return path if font.getlength(path) <= width else _fitting(path.rsplit("/", 1)[-1], _cut_middle, font, width)
+
+
+def _fitting(text: str, cut: Callable[[str, int], str], font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Return a text, or what is left of it where it is cut to as many characters as fit."""
+    if font.getlength(text) <= width:
+        return text
+    n_beyond = bisect_right(range(len(text)), width, key=lambda n: font.getlength(cut(text, n)))
+    return cut(text, max(n_beyond - 1, 0))
 
 
 def _cut_middle(text: str, n_kept: int) -> str:
@@ -264,11 +273,8 @@ def _cut_middle(text: str, n_kept: int) -> str:
     return f"{text[:n_first]}…{text[len(text) - (n_kept - n_first) :]}"
 
 
-def _cut_end(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    text = _printable(text[:_LONGEST])
-    if font.getlength(text) <= width:
-        return text
-    return next(cut for n in range(len(text), -1, -1) if font.getlength(cut := f"{text[:n]}…") <= width)
+def _cut_end(text: str, n_kept: int) -> str:
+    return f"{text[:n_kept]}…"
 
 
 def _printable(text: str) -> str:

@@ -89,6 +89,8 @@ def outcome_text(outcome: Outcome) -> str:
     )
     lines += [f"scores     {outcome.folder / name}_scores.csv" for name in outcome.models]
     lines.append(f"labelling  {outcome.folder / 'best_clusterization.csv'}")
+    if (page := outcome.folder / "report.html").exists():
+        lines.append(f"report     {page}")
     return "\n".join(lines)
 
 

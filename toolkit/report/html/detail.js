@@ -129,7 +129,7 @@ function showClusters(model, clusters, codes) {
   const sorted = [...clusters].sort((a, b) => (clusterOrder === 'size' && b.n_rows - a.n_rows) || a.label - b.label);
   const largest = sorted.reduce((most, cluster) => Math.max(most, cluster.n_rows), 1);
   const order = options(
-    h('select', { 'aria-label': 'Order of the clusters' }),
+    h('select', { id: 'cluster-order', 'aria-label': 'Order of the clusters' }),
     [
       ['size', 'by size'],
       ['label', 'by label'],
@@ -138,7 +138,7 @@ function showClusters(model, clusters, codes) {
   );
   order.addEventListener('change', () => {
     clusterOrder = order.value;
-    showClusters(model, clusters, codes);
+    keepFocus(() => showClusters(model, clusters, codes));
   });
   host.replaceChildren(
     ...[

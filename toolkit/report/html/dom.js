@@ -22,6 +22,13 @@ function svg(tag, attributes = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
+/** Where an element with the focus is made anew, the new one of the same id gets it. */
+function keepFocus(change) {
+  const { id } = document.activeElement;
+  change();
+  if (id && document.activeElement.id !== id) byId(id)?.focus({ preventScroll: true });
+}
+
 const MISSING = '–';
 const wholeFormat = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 const shortFormat = new Intl.NumberFormat('en-US', { maximumSignificantDigits: 3 });

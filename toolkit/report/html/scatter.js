@@ -55,7 +55,7 @@ function scatterPoints() {
     .filter(({ x, y }) => typeof x === 'number' && x > 0 && typeof y === 'number');
 }
 
-function axes(xTicks, yTicks, x, y, xTitle, yTitle) {
+function axes(xTicks, yTicks, x, y, xTitle) {
   const { width, height, left, right, top, bottom } = PLOT;
   return [
     ...yTicks.map((value) =>
@@ -75,7 +75,6 @@ function axes(xTicks, yTicks, x, y, xTitle, yTitle) {
       ),
     ),
     svg('text', { class: 'axis', x: (left + width - right) / 2, y: height - 4, 'text-anchor': 'middle' }, xTitle),
-    svg('text', { class: 'axis', x: 4, y: top - 2 }, yTitle),
   ];
 }
 
@@ -103,27 +102,25 @@ function showScatter() {
   const picture = svg(
     'svg',
     {
+      id: 'scatter-picture',
       viewBox: `0 0 ${width} ${height}`,
       tabindex: 0,
       role: 'group',
       'aria-label': `${title(scatter.metric)} by number of clusters; arrows go from model to model, Enter chooses`,
     },
-    axes(xTicks, ticks(lowest, highest), x, y, `number of clusters${log ? ' (logarithmic)' : ''}`, ''),
-    scatter.dots.map((point, i) => dot(point, i, x(point.x), y(point.y))),
+    axes(xTicks, ticks(lowest, highest), x, y, `number of clusters${log ? ' (logarithmic)' : ''}`),
+    scatter.dots.map((point) => dot(point, x(point.x), y(point.y))),
   );
   picture.addEventListener('keydown', scatterKeys);
   picture.addEventListener(
     'click',
     (event) => event.target.dataset.model && chooseModel(Number(event.target.dataset.model)),
   );
-  byId('scatter').replaceChildren(
-    picture,
-    h('p', { class: 'caption', id: 'scatter-current', role: 'status' }, describeDot()),
-    scatterLegend(log),
-  );
+  const caption = h('p', { class: 'caption', id: 'scatter-current', role: 'status' }, describeDot());
+  keepFocus(() => byId('scatter').replaceChildren(picture, caption, scatterLegend(log)));
 }
 
-function dot({ index, y }, i, left, top) {
+function dot({ index, y }, left, top) {
   const model = report.models[index];
   const classes = ['dot', index === state.model && 'chosen', model.is_finalist && 'finalist'].filter(Boolean).join(' ');
   return svg(
@@ -131,7 +128,6 @@ function dot({ index, y }, i, left, top) {
     {
       class: classes,
       'data-model': index,
-      'data-dot': i,
       d: SHAPES[scalers.indexOf(model.scaler) % SHAPES.length],
       transform: `translate(${left.toFixed(1)},${top.toFixed(1)})`,
       style: { '--colour': css(codeOf(algorithms.indexOf(model.cluster_class))) },

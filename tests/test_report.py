@@ -1,0 +1,437 @@
+"""Reports of a real small run: which models are shown, what is said of them, pictures, cuts, the files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.cluster import DBSCAN, HDBSCAN
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+from toolkit.backend.cpu import CpuBackend
+from toolkit.cluster.density import DensityForest
+from toolkit.config import parse_config
+from toolkit.errors import InputError
+from toolkit.grid.finished import UNSEEN, FinishedRun
+from toolkit.grid.run import Run
+from toolkit.images.source import run_images
+from toolkit.memory import MemoryBudget
+from toolkit.progress import Reporter
+from toolkit.report.build import PARTS, write_report
+from toolkit.report.cuts import what_ifs
+from toolkit.report.drawing import cluster_colours
+from toolkit.report.figures import FIGURES
+from toolkit.report.figures import density as density_figures
+from toolkit.report.figures.labellings import agreement_map
+from toolkit.report.maps import Maps, pca_map, tsne_map
+from toolkit.report.page import gather_page
+from toolkit.report.study import Study
+from toolkit.report.why import finalists_table
+
+N = 240
+GRID = {
+    "KMeans": {"n_clusters": [2, 3, 4, 5]},
+    "DBSCAN": {"eps": [0.2, 0.4, 5.0], "min_samples": [4, 8]},
+    "HDBSCAN": {"min_cluster_size": [8, 20]},
+}
+
+
+def fit(folder, content):
+    run = Run(
+        parse_config(content),
+        folder,
+        memory=MemoryBudget.resolve("4GiB"),
+        backend=CpuBackend(),
+        reason="test",
+        reporter=Reporter(quiet=True),
+    )
+    run.execute()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run of two descriptors of 240 images in 4 kinds; row 7 of `b` is not finite."""
+    place = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 4, N)
+    (place / "d" / "images").mkdir(parents=True)
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)]
+    for i, kind in enumerate(truth):
+        Image.new("RGB", (20, 16), colours[kind]).save(place / "d" / "images" / f"{i}.png")
+    (place / "d" / "images" / "11.png").write_bytes(b"not an image")
+    a = rng.normal(size=(4, 6))[truth] * 4 + rng.normal(size=(N, 6))
+    b = rng.normal(size=(4, 5))[truth] * 2 + rng.normal(size=(N, 5))
+    b[7] = np.nan
+    np.save(place / "d" / "a.npy", a.astype(np.float32))
+    np.save(place / "d" / "b.npy", b.astype(np.float32))
+    paths = "\n".join(["path", *(f"images/{i}.png" for i in range(N))])
+    (place / "d" / "images_paths.csv").write_text(paths + "\n")
+    stages = [
+        {"name": "wide", "fraction": 0.5, "scalers": ["norm", "std"], "grid": GRID},
+        {"name": "last", "scalers": ["norm"], "grid": GRID},
+    ]
+    fit(
+        place / "out",
+        {
+            "descriptors": {"folder": str(place / "d"), "images": str(place / "d")},
+            "stages": stages,
+            "best": {"by": "silhouette_score"},
+        },
+    )
+    return place / "out"
+
+
+@pytest.fixture
+def run(folder):
+    return FinishedRun(folder, memory="4GiB")
+
+
+@pytest.fixture
+def study(run):
+    return Study(run)
+
+
+# A finished run
+def test_a_finished_run_gives_everything_back(run, folder):
+    assert run.names == ("a", "b")
+    assert len(run.models) == 72  # 2 x 2 x 12 of half of the rows, 2 x 12 of all
+    best = pd.read_csv(folder / "best_clusterization.csv")
+    for model in run.finalists:
+        labels = run.all_labels(model)
+        column = best[model.name]
+        np.testing.assert_array_equal(labels[column.notna()], column[column.notna()])
+        assert (labels == UNSEEN).sum() == column.isna().sum()
+        assert run.matrix(model).shape == (len(run.reduced(model).rows), 6 if model.name[0] == "a" else 5)
+    b = next(model for model in run.finalists if model.name[0] == "b")
+    assert run.all_labels(b)[7] == UNSEEN
+    kmeans = run.model("a_norm_KMeans_n_clusters=4")
+    distances = ((run.matrix(kmeans)[:, None].astype(float) - run.centres(kmeans)) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(distances.argmin(axis=1), run.labels(kmeans))
+    assert run.centres(run.model("a_norm_HDBSCAN_min_cluster_size=8")) is None
+    assert run.model(kmeans.id[:8]) is kmeans
+    assert run.model() is run.finalists[0]
+    with pytest.raises(InputError, match="unknown model 'x'; known: "):
+        run.model("x")
+
+
+def test_a_run_that_cannot_be_opened(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(record | {"state": "stopped"}))
+    with pytest.raises(InputError, match="is not finished"):
+        FinishedRun(copy)
+    (copy / "run.json").write_text(json.dumps(record | {"inputs": record["inputs"] | {"a": "0" * 32}}))
+    with pytest.raises(InputError, match="descriptor a is not the file"):
+        FinishedRun(copy)
+    (copy / "run.json").write_text(json.dumps(record))
+    next((copy / "models").glob("*.parquet")).unlink()
+    with pytest.raises(InputError, match="are missing or damaged"):
+        FinishedRun(copy)
+    with pytest.raises(InputError, match="holds no run"):
+        FinishedRun(tmp_path / "nowhere")
+
+
+def test_paths_start_where_the_run_was_started(folder, tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
+    record = json.loads((folder / "run.json").read_text())
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    content = record | {"working_folder": str(folder.parent), "images": "d"}
+    content["config"] = content["config"] | {"descriptors": content["config"]["descriptors"] | {"folder": "d"}}
+    (copy / "run.json").write_text(json.dumps(content))
+    run = FinishedRun(copy)
+    assert run.config.descriptors.images == folder.parent / "d"
+    assert run.matrix(run.finalists[0]).shape == (N, 6)
+
+
+# What is shown
+def test_best_and_shortlist(study):
+    assert study.best("a") is study.run.finalists[0]
+    listed = study.shortlist("a")
+    assert listed[0] is study.best("a")
+    assert len({model.id for model in listed}) == len(listed)
+    families = [model.cell.cluster_class for model in listed[1:]]
+    assert max(families.count(name) for name in families) <= 2
+    assert all(model.stage == "last" for model in listed)
+
+
+def test_without_a_model_that_meets_the_constraints_the_best_is_shown_all_the_same(run):
+    run.config = run.config.model_copy(update={"best": run.config.best.model_copy(update={"max_largest_share": 0.01})})
+    run.finalists = []
+    study = Study(run)
+    assert study.ranked == []
+    assert study.best("a") is not None
+    assert study.shortlist("a") == [study.best("a")]
+    assert finalists_table(study).empty
+
+
+def test_stability_is_kept(study, run):
+    first = study.stability
+    assert set(first) >= {model.id for model in run.finalists}
+    assert Study(run).stability == first
+    assert min(first[study.best("a").id].ari) > 0.5
+
+
+def test_values_of_min_samples_are_those_of_the_grid(study):
+    assert study.min_samples(study.best("a")) == [4, 8]
+    assert study.density_values(study.best("a"), "eps") == [0.2, 0.4, 5.0]
+    assert study.forest(study.best("a")).min_samples[-1] >= 8
+
+
+def test_why(study):
+    table = finalists_table(study)
+    assert table["rank"].tolist() == [1, 2]
+    text = table["why"][0]
+    model = study.run.finalists[0]
+    rivals = [other for other in study.ranked if other.cell.sample.descriptor == model.cell.sample.descriptor]
+    assert text.startswith(f"Best of {len(rivals)} models of {model.cell.sample.descriptor} in stage last")
+    assert "by silhouette: silhouette" in text
+    assert f"Next is {rivals[1].name}" in text
+    assert "Stable: refits on 10 random samples of 120 rows" in text
+    other = study.run.finalists[1]
+    ari = adjusted_rand_score(*(study.run.all_labels(m)[np.arange(N) != 7] for m in (model, other)))
+    assert f"{other.name} (AMI " in text
+    assert f"ARI {ari:.2f})" in text
+
+
+# Maps
+def test_pca_map_is_scikit_learns(rng):
+    X = (rng.normal(size=(300, 7)) * np.arange(1, 8)).astype(np.float32) + 1000
+    points = pca_map(X, 3, 0)
+    expected = PCA(3, svd_solver="full").fit_transform(X.astype(float))
+    np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-3)
+    assert pca_map(X[:, :1], 2, 0)[:, 1].tolist() == [0.0] * 300
+
+
+def test_maps_show_nested_random_rows(run):
+    maps = Maps(run, 100)
+    model = run.finalists[0]
+    places = maps.get(model, "pca")
+    assert len(places.rows) == 100
+    assert (np.diff(places.rows) > 0).all()
+    assert "100 random of 240 rows" in places.note
+    assert set(Maps(run, 40).get(model, "pca").rows) < set(places.rows)
+    whole = Maps(run).get(model, "pca", 3)
+    assert whole.points.shape == (240, 3)
+    assert "PCA of 240 rows" in whole.note
+    with pytest.raises(InputError, match="unknown map 'som'; known: pca, tsne, umap"):
+        maps.get(model, "som")
+    with pytest.raises(InputError, match="map rows are 0"):
+        Maps(run, 0)
+
+
+@pytest.mark.parametrize("n_rows", [3, 8, 40])
+def test_tsne_of_few_rows(rng, n_rows):
+    assert np.isfinite(tsne_map(rng.normal(size=(n_rows, 5)).astype(np.float32), 2, 0)).all()
+
+
+# Pictures
+def test_many_colours_are_distinct_and_not_grey():
+    for n in (1, 10, 18, 60, 200):
+        colours = np.array(cluster_colours(n), float)[:, :3]
+        assert len(np.unique(colours.round(3), axis=0)) == n
+        assert np.ptp(colours, axis=1).min() > 0.05
+    near = np.linalg.norm(np.diff(np.array(cluster_colours(80), float), axis=0), axis=1)
+    assert near.min() > 0.2  # clusters with neighbouring numbers look different
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith(("umap", "tsne"))])
+def test_pictures(study, name):
+    for descriptor in study.run.names:
+        figure, caption = FIGURES[name].draw(study, descriptor)
+        assert descriptor in "".join(text.get_text() for text in figure.findobj(lambda o: hasattr(o, "get_text")))
+        assert len(caption) > 20
+
+
+def test_scores_are_drawn_for_every_model(study):
+    figure, _ = FIGURES["n_clusters_score"].draw(study, "a")
+    axes = [ax for ax in figure.axes if ax.get_title().startswith("norm: silhouette")]
+    tables = pd.concat(study.run.tables.values())
+    scored = tables[(tables["descriptor"] == "a") & (tables["scaler"] == "norm") & tables["silhouette_score"].notna()]
+    drawn = axes[0].collections[0].get_offsets()
+    assert sorted(drawn[:, 1]) == pytest.approx(sorted(scored["silhouette_score"]))
+    assert sorted(drawn[:, 0]) == sorted(scored["n_clusters"])
+
+
+def test_agreement_map(study):
+    figure, _ = agreement_map(study)
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    one, other = study.compared[:2]
+    assert f"{study.agreements[one.id, other.id].ari:.2f}" in shown
+    assert len(shown) == len(study.compared) ** 2
+
+
+def test_silhouettes_of_algorithms_are_scikit_learns(study):
+    figure, caption = FIGURES["silhouette_n_clusters"].draw(study, "a")
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert {"KMeans", "agglomerative", "Birch"} <= set(lines)
+    dots = {dots.get_label() for dots in figure.axes[0].collections}
+    assert {"DBSCAN", "HDBSCAN", "OPTICS"} <= dots
+    X = study.run.matrix(study.best("a")).astype(float)
+    from sklearn.cluster import AgglomerativeClustering
+
+    expected = silhouette_score(X, AgglomerativeClustering(4).fit_predict(X))
+    x, y = lines["agglomerative"].get_data()
+    assert y[list(x).index(4)] == pytest.approx(expected, abs=1e-9)
+    assert caption.startswith("Fitted and scored exactly on 240 rows.")
+
+
+def test_the_knee_of_a_curve():
+    flat = np.concatenate([np.linspace(1, 2, 90), np.linspace(2, 20, 10)])
+    assert density_figures.knee(flat) == pytest.approx(2, abs=0.01)
+    assert density_figures.knee(np.full(5, 3.0)) == 3.0
+
+
+def test_clusters_of_the_tree_are_as_wide_as_they_have_rows(study):
+    forest = study.forest(study.best("a"))
+    tree = forest.condensed_tree(8, 4)
+    assert len(tree.size) > 3
+    low, high = 1e-6, 1e3
+    for cluster in range(len(tree.size)):
+        distance, width = density_figures._outline(tree, cluster, low, high)
+        assert width[0] == tree.size[cluster]
+        assert (np.diff(width) <= 0).all()
+        assert (np.diff(distance) <= 0).all()
+    places = density_figures._layout(tree, list(range(len(tree.size))))
+    for cluster in range(len(tree.size)):
+        children = np.flatnonzero(tree.parent == cluster)
+        spans = sorted((places[c] - tree.size[c] / 2, places[c] + tree.size[c] / 2) for c in children)
+        for (_, right), (left, _) in itertools.pairwise(spans):
+            assert right <= left + 1e-6  # siblings do not overlap
+
+
+# Cuts
+def test_cuts_are_scikit_learns(study):
+    model = study.best("a")
+    rows = np.array([0, 5, 7, 100, 239])
+    dbscan, hdbscan = what_ifs(study, model, rows)
+    X = study.run.matrix(model).astype(float)
+    assert len(dbscan.cuts) == len(dbscan.sliders["eps"]) * len(dbscan.sliders["min_samples"])
+    assert {0.2, 0.4} <= set(dbscan.sliders["eps"])
+    for cut in dbscan.cuts:
+        expected = DBSCAN(eps=cut.settings["eps"], min_samples=int(cut.settings["min_samples"])).fit_predict(X)
+        np.testing.assert_array_equal(cut.labels, expected[rows])
+        assert cut.n_clusters == expected.max() + 1
+        assert cut.coverage == pytest.approx((expected >= 0).mean())
+    for cut in hdbscan.cuts:
+        params = {name: int(value) for name, value in cut.settings.items()}
+        assert cut.n_clusters == HDBSCAN(**params, copy=True).fit_predict(X).max() + 1
+
+
+def test_cuts_of_rows_that_the_matrix_does_not_have(study):
+    model = study.best("b")
+    for what_if in what_ifs(study, model, np.array([6, 7, 8])):
+        assert all(cut.labels[1] == UNSEEN != cut.labels[0] for cut in what_if.cuts)
+
+
+# The page's data
+def test_page_holds_all_rows_and_models(study, run):
+    with run_images(run) as source:
+        page = gather_page(study, source, notes=[])
+    np.testing.assert_array_equal(page.rows, np.arange(N))
+    assert [model.id for model in page.models[:2]] == [model.id for model in run.finalists]
+    assert len(page.models) == len(run.models)
+    assert page.models[0].why
+    assert all(0 <= position < N for position in page.thumbnails)
+    assert len(page.thumbnails) == N - 1  # 11.png is no image
+    assert {(m.descriptor, m.method) for m in page.maps} == {(d, m) for d in "ab" for m in ("UMAP", "t-SNE", "PCA")}
+    for cluster in page.models[0].clusters:
+        for positions in cluster.members.values():
+            assert (page.models[0].labels[positions] == cluster.label).all()
+    half = next(model for model in page.models if model.stage == "wide")
+    assert (half.labels == UNSEEN).sum() == N // 2
+
+
+def test_a_page_of_some_rows_holds_all_members(study, run, monkeypatch):
+    monkeypatch.setattr("toolkit.report.page.PAGE_ROWS", 50)
+    with run_images(run) as source:
+        page = gather_page(study, source, notes=["something"])
+    members = {p for m in page.models for c in m.clusters for kind in c.members.values() for p in kind}
+    assert 50 <= len(page.rows) < N
+    assert members <= set(range(len(page.rows)))
+    assert page.notes[0] == "something"
+    assert f"The page shows {len(page.rows)} of 240 rows" in page.notes[1]
+
+
+# The files
+def test_a_whole_report_and_its_parts(run, folder):
+    written = write_report(run)
+    assert list(written) == list(PARTS)
+    plots = {path.name for path in (folder / "plots").iterdir()}
+    assert plots >= {f"{d}_{name}.png" for d in "ab" for name in FIGURES} | {"agreement.png", "a_cluster_0.png"}
+    record = json.loads((folder / "run.json").read_text())
+    assert record["state"] == "complete"
+    assert set(record["report"]["parts"]) == set(PARTS)
+    assert record["report"]["peak_bytes"] > 0
+    with Image.open(folder / "plots" / "a_k_distance.png") as image:
+        assert "suggested" not in image.text["Title"]
+        assert "first guess for eps" in image.text["Description"]
+    assert "11.png" in (folder / "images_skipped.csv").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "plots").iterdir()}
+    (folder / "plots" / "b_k_distance.png").unlink()
+    assert list(write_report(run, only=["html"])) == ["html"]
+    assert {p: p.stat().st_mtime_ns for p in (folder / "plots").iterdir()}.items() <= before.items()
+    assert "b: Distance to the k-th" not in (folder / "report.html").read_text()
+    with pytest.raises(InputError, match="unknown part of the report 'pdf'; known: finalists, html, plots, sheets"):
+        write_report(run, only=["pdf"])
+
+
+def test_a_picture_that_fails_costs_only_itself(run, folder, monkeypatch, capsys):
+    def fail(*_):
+        raise ZeroDivisionError("of a library")
+
+    kind = FIGURES["pca_2"]
+    monkeypatch.setitem(FIGURES, "pca_2", type(kind)(kind.title, fail))
+    written = write_report(run, only=["plots"])
+    assert len(written["plots"]) == 2 * (len(FIGURES) - 1) + 1
+    assert not (folder / "plots" / "a_pca_2.png").exists()
+    assert "picture a_pca_2.png could not be made: ZeroDivisionError: of a library" in capsys.readouterr().err
+
+
+def test_images_that_are_elsewhere(run, folder, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "all"), "zip", folder.parent / "d")
+    written = write_report(run, only=["sheets"], images=archive)
+    assert len(written["sheets"]) > 4
+    assert FinishedRun(folder).config.descriptors.images.name == "all.zip"
+    with pytest.raises(InputError, match="does not exist"):
+        write_report(run, only=["sheets"], images=tmp_path / "none")
+
+
+def test_a_run_without_images(folder, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(record | {"images": None}))
+    shutil.copytree(folder.parent / "d", tmp_path / "d", ignore=shutil.ignore_patterns("images"))
+    record["config"]["descriptors"]["folder"] = str(tmp_path / "d")
+    (copy / "run.json").write_text(json.dumps(record | {"images": None}))
+    run = FinishedRun(copy, reporter=Reporter())
+    assert write_report(run, only=["sheets", "html"])["sheets"] == []
+    assert "no image of the run could be found" in capsys.readouterr().err
+    assert "contact sheets are left out" in (copy / "report.html").read_text()
+
+
+def test_constant_and_tiny_data(tmp_path):
+    """Three rows, two of them equal: every picture is drawn or left out, and the report is whole."""
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d" / "x.npy", np.array([[0.0, 1], [0, 1], [5, 5]], np.float32))
+    stage = {"name": "s", "grid": {"KMeans": {"n_clusters": [2]}, "DBSCAN": {"eps": [1], "min_samples": [1, 2]}}}
+    fit(tmp_path / "out", {"descriptors": {"folder": str(tmp_path / "d")}, "stages": [stage]})
+    run = FinishedRun(tmp_path / "out")
+    write_report(run)
+    notes = json.loads((tmp_path / "out" / "run.json").read_text())["report"]["notes"]
+    assert [note for note in notes if "could not be made" in note] == []
+
+
+def test_the_forest_of_a_study_reaches_far_enough(study):
+    forest = study.forest(study.best("a"))
+    assert isinstance(forest, DensityForest)
+    assert study.forest(study.best("a")) is forest
