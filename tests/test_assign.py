@@ -18,7 +18,7 @@ from test_run import execute
 
 import toolkit
 from toolkit import cli
-from toolkit.assign import assign_rows
+from toolkit.assign import assign_rows, predictor_of
 from toolkit.cluster.predict import NearestCentre, make_predictor
 from toolkit.descriptors.formats import open_descriptor
 from toolkit.descriptors.new_rows import NewRows, project, row_digests
@@ -391,7 +391,7 @@ import sys, numpy as np
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_run import execute
-from toolkit.assign import assign_rows
+from toolkit.assign import assign_rows, predictor_of
 from toolkit.descriptors.formats import open_descriptor
 from toolkit.grid.finished import FinishedRun
 folder = Path(sys.argv[1])
@@ -601,3 +601,13 @@ def test_a_run_of_other_data_is_refused(place, finished, monkeypatch):
     (place / "out" / "run.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="its content has changed"):
         FinishedRun(place / "out", memory="4GiB", device="cpu")
+
+
+def test_a_tree_of_another_engine_is_said_to_be_one(finished, capsys):
+    run = FinishedRun(finished / "out", memory="4GiB", device="cpu")
+    model = next(model for model in run.models.values() if model.cell.cluster_class == "HDBSCAN")
+    predictor_of(run, model)
+    assert capsys.readouterr().err == ""
+    run.config = run.config.model_copy(update={"engine": "reference"})
+    predictor_of(run, model)
+    assert "fitted by engine reference: new rows go through the toolkit's own tree" in capsys.readouterr().err

@@ -239,7 +239,23 @@ def test_names_elsewhere_and_as_excel_writes_them(out, run, label, tmp_path):
     code, _, errors = label("--names", path)
     assert code == 0, errors
     assert set(labelled(out)["name"]) == {"Zürich, \U0001f697", ""}
-    assert not (out / "names.csv").exists()
+    assert names_of(run, model) == {0: "Zürich, \U0001f697"}  # kept, for later runs
+
+
+def test_names_from_elsewhere_replace_those_of_their_model_only(out, run, label, tmp_path):
+    one, two = model_of(run, "KMeans", n_clusters=3), model_of(run, "KMeans", n_clusters=4)
+    write(out, f"{one.name},0,old,", f"{one.name},1,old too,", f"{two.name},2,other,KMeans n_clusters=2")
+    mine = tmp_path / "mine.csv"
+    mine.write_text(f"model,cluster,name\n{one.id},0,new\n")
+    code, _, errors = label("--names", mine)
+    assert code == 0, errors
+    assert names_of(run, one) == {0: "new"}
+    assert names_of(run, two) == {2: "other"}
+    assert "KMeans n_clusters=2" in (out / "names.csv").read_text()
+    assert label("--names", out / "names.csv", "--model", one.name)[0] == 0
+    mine.write_text(f"model,cluster,name\n{one.id},99,new\n")
+    assert label("--names", mine)[0] == 2
+    assert names_of(run, one) == {0: "new"}  # names that are wrong are not kept
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@SUM(A1)"])

@@ -201,6 +201,11 @@ def predictor_of(run: FinishedRun, model: Model) -> Predictor:
         with run.reporter.track(f"{model.name}: density forest", 1.0) as task:
             return run.forest(model, [min_samples], advance=task.advance)
 
+    if model.cell.cluster_class == "HDBSCAN" and run.config.engine != "shared":
+        run.reporter.warn(
+            f"{model.name} was fitted by engine {run.config.engine}: new rows go through the toolkit's own tree, and "
+            f"take the label that most rows of their cluster have"
+        )
     return make_predictor(
         model.cell.cluster_class,
         dict(model.cell.params),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,7 +80,7 @@ def label_images(
     model : str, optional
         Name or id; by default the one that the names are for, of a form the best of all.
     names : path, optional
-        By default ``names.csv`` in the run.
+        By default ``names.csv`` in the run; others are copied there, so that they are applied to later runs too.
     memory, device, reporter
         As in `FinishedRun`.
 
@@ -116,9 +116,19 @@ def label_images(
     if model is None and len(by_model) > 1:
         raise InputError(f"{path} is for {len(by_model)} models: {listed}; choose one with --model")
     named = _write_labelled(run, chosen, by_model[chosen])
-    if names is None:
-        return named
-    return replace(named, text=f"{named.text}; copied to {run.folder / NAMES}, the names are applied to later runs too")
+    if names is not None and path.resolve() != (run.folder / NAMES).resolve():
+        _keep_names(run, chosen, by_model[chosen])
+    return named
+
+
+def _keep_names(run: FinishedRun, model: Model, rows: list[NameRow]) -> None:
+    """Put a model's names into the run's own ``names.csv``, in place of earlier ones, for later runs and reports."""
+    path = run.folder / NAMES
+    before = read_names(path) if path.exists() else []
+    others = [row for row in before if model not in _known_models(run, [row], None)]
+    with atomic_file(path) as file:
+        table = pd.DataFrame([*rows, *others]).drop(columns="where")
+        table.to_csv(file, index=False, lineterminator="\n")
 
 
 def apply_names(run: FinishedRun, reporter: Reporter) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.cluster import kmeans, kmeans_kernels
 from toolkit.cluster import predict_kernels as kernels
 from toolkit.cluster.kmeans_matrix import padded
-from toolkit.cluster.trees import _deaths, select_clusters
+from toolkit.cluster.trees import cluster_deaths, select_clusters
 from toolkit.errors import InputError
 from toolkit.memory import n_threads
 
@@ -157,7 +157,7 @@ class Branches(NamedTuple):
         pairs = pairs[np.argsort(counts, kind="stable")]  # so that the most frequent is written last
         label_of = np.full(len(selected) + 1, -1, np.int32)  # the last is that of no cluster
         label_of[pairs // width] = pairs % width
-        deaths = np.append(_deaths(tree), 0.0)
+        deaths = np.append(cluster_deaths(tree), 0.0)
         least = 0.0 if not selected[0] else 1 / epsilon if epsilon > 0 else float(deaths[0])
         return cls(tree, label_of[above], deaths[above], least)
 

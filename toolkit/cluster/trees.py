@@ -260,7 +260,7 @@ def label_rows(tree: CondensedTree, selected: np.ndarray, *, epsilon: float) -> 
         if chosen[cluster] < 0:
             chosen[cluster] = chosen[tree.parent[cluster]]
     of_row = chosen[tree.row_cluster]
-    deaths = _deaths(tree)
+    deaths = cluster_deaths(tree)
     if selected[0]:  # the root alone: without another cluster beside it, its sparse rows are told by their lambda
         of_row = np.where(tree.row_lambda >= (1 / epsilon if epsilon > 0 else deaths[0]), 0, -1)
     used, first = np.unique(of_row[of_row >= 0], return_index=True)
@@ -275,7 +275,7 @@ def label_rows(tree: CondensedTree, selected: np.ndarray, *, epsilon: float) -> 
     return labels, probabilities
 
 
-def _deaths(tree: CondensedTree) -> np.ndarray:
+def cluster_deaths(tree: CondensedTree) -> np.ndarray:
     """Return the largest lambda of each cluster: its last row leaves, or it splits."""
     deaths = np.zeros(len(tree.parent))
     np.maximum.at(deaths, tree.row_cluster, tree.row_lambda)
@@ -288,7 +288,7 @@ def glosh(tree: CondensedTree) -> np.ndarray:
 
     One minus the row's lambda over the largest of its cluster and all clusters within it.
     """
-    deaths = _deaths(tree)
+    deaths = cluster_deaths(tree)
     for cluster in range(len(deaths) - 1, 0, -1):
         above = tree.parent[cluster]
         deaths[above] = max(deaths[above], deaths[cluster])

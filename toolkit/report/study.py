@@ -10,7 +10,7 @@ import pandas as pd
 
 from toolkit.descriptors.cache import digest
 from toolkit.grid.forests import forest_key
-from toolkit.grid.selection import pareto, rank
+from toolkit.grid.selection import eligible, pareto, rank
 from toolkit.report.maps import Maps
 from toolkit.score.agreement import Agreement, agreement
 from toolkit.score.stability import Stability, stabilities
@@ -81,8 +81,8 @@ class Study:
 
     @cached_property
     def front(self) -> set[str]:
-        """Ids of the models of the last stage that are on the Pareto front of their descriptor."""
-        table = self.run.tables[self.last_stage]
+        """Ids of the eligible models of the last stage that are on the Pareto front of their descriptor."""
+        table = eligible(self.run.tables[self.last_stage], self.run.config.best)
         return set(table["model"][pareto(table)])
 
     # What is known of them

@@ -70,8 +70,8 @@ def _group(model: Model, per: str) -> str:
 
 def _front(study: Study, model: Model) -> str:
     if model.id in study.front:
-        return "No model of its descriptor is better in one of the metrics or coverage without being worse in another."
-    return "Other models of its descriptor are at least as good in all metrics and coverage, and better in some."
+        return "None of them is better in one of the metrics or the coverage without being worse in another."
+    return "Another one of its descriptor is at least as good in all metrics and the coverage, and better in some."
 
 
 def _stability(study: Study, model: Model) -> str:
