@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from toolkit.cluster.density import DensityForest
     from toolkit.config import Config
+    from toolkit.descriptors.keeper import Sample
     from toolkit.grid.plan import Cell
 
 UNSEEN = -2  # the label of a row that a model was not fitted on; -1 is noise
@@ -120,6 +121,7 @@ class FinishedRun:
             )
         self.store = Store(self.folder / "models")
         self._forests = Forests(self.keeper.cache.folder, self.memory, self.reporter, self.backend)
+        self._reduced: dict[Sample, Reduced] = {}
         self._held: tuple[Any, np.ndarray] | None = None
         self.tables, self.models = self._replay()
         chosen = finalists(self.tables[self.config.stages[-1].name], self.config.best)
@@ -197,7 +199,10 @@ class FinishedRun:
     # What a model was fitted on, and what it says
     def reduced(self, model: Model) -> Reduced:
         """Return the reduced descriptor that the model was fitted on; its `rows` say which rows these are."""
-        return self.keeper.reduce(model.cell.sample)
+        sample = model.cell.sample
+        if sample not in self._reduced:  # opening checks the digest of the whole matrix: once is enough
+            self._reduced[sample] = self.keeper.reduce(sample)
+        return self._reduced[sample]
 
     def matrix(self, model: Model) -> np.ndarray:
         """Return the scaled matrix that the model was fitted on, (n_fitted, n_components) float32; the last is held."""

@@ -15,6 +15,7 @@ from toolkit.grid.folder import RunFolder, read_run
 from toolkit.images.source import open_images, run_images
 from toolkit.memory import peak_bytes, reset_peak
 from toolkit.naming import apply_names, names_of
+from toolkit.report.predict import predicted_text
 from toolkit.report.study import Study
 from toolkit.report.why import write_finalists
 
@@ -97,7 +98,7 @@ class _Report:
 
         if len(self.source.problems) == self.run.n_rows:
             self._say(
-                f"no image of the run could be found, for instance {self.run.image_paths[0]!r:.200} "
+                f"no image of the run could be found, for instance '{self.run.image_paths[0]:.200}' "
                 f"{self.source.problems[0]}; contact sheets are left out: give --images, a folder or a zip archive"
             )
             return []
@@ -172,6 +173,8 @@ def write_report(
     with RunFolder(run.folder) as folder, source:
         (run.folder / "plots").mkdir(exist_ok=True)
         report = _Report(Study(run, map_rows=map_rows), source)
+        if not only:
+            run.reporter.say(predicted_text(report.study))
         written: dict[str, list[Path]] = {}
         seconds: dict[str, float] = {}
         for name, make in PARTS.items():

@@ -25,8 +25,7 @@ _NEIGHBORS = 15  # umap-learn's default
 _PERPLEXITY = 30.0  # scikit-learn's default
 _VERSION = 1  # of what a kept map means; raise it when its computation changes
 _BLOCK_ROWS = 8192
-_LIBRARY_BYTES = 600 << 20  # of what umap-learn loads and compiles
-_ROW_BYTES = {"umap": 6000, "tsne": 4000, "pca": 64}  # of each mapped row, beside the row itself (measured)
+LIBRARY_BYTES = 600 << 20  # of what umap-learn loads and compiles
 
 
 def umap_map(X: np.ndarray, n_components: int, random_state: int, *, device: str = "auto") -> np.ndarray:
@@ -101,15 +100,19 @@ def pca_map(X: np.ndarray, n_components: int, random_state: int, *, device: str 
 
 @dataclass(frozen=True)
 class _Method:
+    """A way of making maps: rows above which it takes minutes; bytes (beside the row) and seconds of each, measured."""
+
     title: str
     make: Callable[..., np.ndarray]
-    most: int  # rows, above which it takes minutes; more are never mapped unless all methods are told so
+    most: int
+    row_bytes: int
+    row_seconds: float
 
 
 METHODS = {
-    "umap": _Method("UMAP", umap_map, 50_000),
-    "tsne": _Method("t-SNE", tsne_map, 10_000),
-    "pca": _Method("PCA", pca_map, 100_000),
+    "umap": _Method("UMAP", umap_map, 50_000, 6000, 4.5e-4),
+    "tsne": _Method("t-SNE", tsne_map, 10_000, 4000, 2.6e-3),
+    "pca": _Method("PCA", pca_map, 100_000, 64, 1e-5),
 }
 
 
@@ -173,8 +176,8 @@ class Maps:
 
         def make(folder: Path) -> dict[str, Any]:
             title = f"{sample.descriptor} {scaler}: {how.title} {n_components}-d of {len(positions):,} rows"
-            needed = len(positions) * (_ROW_BYTES[method] + 8 * self.run.reduced(model).matrix.n_features)
-            self.run.memory.require(needed + (_LIBRARY_BYTES if method == "umap" else 0), title)
+            needed = len(positions) * (how.row_bytes + 8 * self.run.reduced(model).matrix.n_features)
+            self.run.memory.require(needed + (LIBRARY_BYTES if method == "umap" else 0), title)
             with self.run.reporter.track(title, 1.0):
                 X = self.run.matrix(model)[positions]
                 save_arrays(folder, points=how.make(X, n_components, seed, device=self.run.device).astype(np.float32))

@@ -1,0 +1,61 @@
+"""What a report will cost, said before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from toolkit.grid.plan import Cell, Group
+from toolkit.grid.predict import Cost, CostModel
+from toolkit.memory import format_size
+from toolkit.progress import format_seconds
+from toolkit.report.maps import LIBRARY_BYTES, METHODS
+
+if TYPE_CHECKING:
+    from toolkit.grid.finished import Model
+    from toolkit.report.study import Study
+
+_LOADING_SECONDS = 20.0  # of what draws and maps, compilation included (measured)
+_DRAWING_SECONDS = 8.0  # of the pictures of a descriptor that are no maps
+_ROW_SECONDS = 5e-5  # of everything that reads all rows: refits, members, labels, agreement
+_MAPS = (("umap", 2), ("tsne", 1), ("pca", 2))  # how many of each are drawn
+
+
+def predict_report(study: Study) -> Cost:
+    """Predict a whole report whose maps and forests are all made anew; calibrated on 2 processors, for the CPU."""
+    costs = CostModel(study.run.config)
+    seconds, n_bytes = _LOADING_SECONDS, 0
+    for name in study.run.names:
+        model = study.best(name)
+        if model is None:
+            continue
+        reduced = study.run.reduced(model)
+        n_rows, n_features = reduced.matrix.n_rows, reduced.matrix.n_features
+        forest = _forest(study, model, costs)
+        mapped = {method: min(n_rows, study.maps.most_rows or METHODS[method].most) for method, _ in _MAPS}
+        seconds += forest.seconds + _DRAWING_SECONDS + _ROW_SECONDS * n_rows
+        seconds += sum(number * METHODS[method].row_seconds * mapped[method] for method, number in _MAPS)
+        mapping = max(rows * (METHODS[method].row_bytes + 8 * n_features) for method, rows in mapped.items())
+        n_bytes = max(n_bytes, 4 * n_rows * n_features + max(forest.worst_bytes, mapping))
+    return Cost(seconds, n_bytes + LIBRARY_BYTES, n_bytes + LIBRARY_BYTES)
+
+
+def _forest(study: Study, model: Model, costs: CostModel) -> Cost:
+    """Predict the density forest of a model's matrix."""
+    reduced, cell = study.run.reduced(model), model.cell
+    largest = study.min_samples(model)[-1]
+    params = (("min_cluster_size", max(largest, 2)), ("min_samples", largest))
+    sample = replace(cell.sample, n_components=reduced.matrix.n_features)
+    group = Group(sample, cell.scaler, (Cell(sample, cell.scaler, "HDBSCAN", params),))
+    return costs.group(group, reduced.matrix.n_rows, reduced.matrix.n_features)
+
+
+def predicted_text(study: Study) -> str:
+    """Say in one line what a report will take."""
+    cost = predict_report(study)
+    memory = study.run.memory
+    return (
+        f"report of {len(study.run.names)} descriptors, {study.run.n_rows:,} rows: at most about "
+        f"{format_seconds(cost.seconds)}, {format_size(cost.n_bytes)} of memory beside the program itself (budget "
+        f"{format_size(memory.limit)}, {memory.source})"
+    )
