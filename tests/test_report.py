@@ -13,15 +13,12 @@ from PIL import Image
 from sklearn.cluster import DBSCAN, HDBSCAN
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
+from test_run import execute
 
-from toolkit.backend.cpu import CpuBackend
 from toolkit.cluster.density import DensityForest
-from toolkit.config import parse_config
 from toolkit.errors import InputError
 from toolkit.grid.finished import UNSEEN, FinishedRun
-from toolkit.grid.run import Run
 from toolkit.images.source import run_images
-from toolkit.memory import MemoryBudget
 from toolkit.progress import Reporter
 from toolkit.report.build import PARTS, write_report
 from toolkit.report.cuts import what_ifs
@@ -40,18 +37,6 @@ GRID = {
     "DBSCAN": {"eps": [0.2, 0.4, 5.0], "min_samples": [4, 8]},
     "HDBSCAN": {"min_cluster_size": [8, 20]},
 }
-
-
-def fit(folder, content):
-    run = Run(
-        parse_config(content),
-        folder,
-        memory=MemoryBudget.resolve("4GiB"),
-        backend=CpuBackend(),
-        reason="test",
-        reporter=Reporter(quiet=True),
-    )
-    run.execute()
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +61,12 @@ def folder(tmp_path_factory):
         {"name": "wide", "fraction": 0.5, "scalers": ["norm", "std"], "grid": GRID},
         {"name": "last", "scalers": ["norm"], "grid": GRID},
     ]
-    fit(
-        place / "out",
-        {
-            "descriptors": {"folder": str(place / "d"), "images": str(place / "d")},
-            "stages": stages,
-            "best": {"by": "silhouette_score"},
-        },
-    )
+    content = {
+        "descriptors": {"folder": str(place / "d"), "images": str(place / "d")},
+        "stages": stages,
+        "best": {"by": "silhouette_score"},
+    }
+    execute(content, place / "out")
     return place / "out"
 
 
@@ -415,7 +398,7 @@ def test_a_run_without_images(folder, tmp_path, capsys):
     (copy / "run.json").write_text(json.dumps(record | {"images": None}))
     run = FinishedRun(copy, reporter=Reporter())
     assert write_report(run, only=["sheets", "html"])["sheets"] == []
-    assert "no image of the run could be found" in capsys.readouterr().err
+    assert "contact sheets are left out, no image found: 'images/0.png'" in capsys.readouterr().err
     assert "contact sheets are left out" in (copy / "report.html").read_text()
 
 
@@ -424,7 +407,7 @@ def test_constant_and_tiny_data(tmp_path):
     (tmp_path / "d").mkdir()
     np.save(tmp_path / "d" / "x.npy", np.array([[0.0, 1], [0, 1], [5, 5]], np.float32))
     stage = {"name": "s", "grid": {"KMeans": {"n_clusters": [2]}, "DBSCAN": {"eps": [1], "min_samples": [1, 2]}}}
-    fit(tmp_path / "out", {"descriptors": {"folder": str(tmp_path / "d")}, "stages": [stage]})
+    execute({"descriptors": {"folder": str(tmp_path / "d")}, "stages": [stage]}, tmp_path / "out")
     run = FinishedRun(tmp_path / "out")
     write_report(run)
     notes = json.loads((tmp_path / "out" / "run.json").read_text())["report"]["notes"]

@@ -97,10 +97,9 @@ class _Report:
         from toolkit.report.sheets import write_sheets
 
         if len(self.source.problems) == self.run.n_rows:
-            self._say(
-                f"no image of the run could be found, for instance '{self.run.image_paths[0]:.200}' "
-                f"{self.source.problems[0]}; contact sheets are left out: give --images, a folder or a zip archive"
-            )
+            first = f"'{self.run.image_paths[0]:.200}' {self.source.problems[0]}"
+            why = "the run has no image paths" if self.run.loader.image_paths is None else f"no image found: {first}"
+            self._say(f"contact sheets are left out, {why}; --images takes a folder or a zip archive")
             return []
         written: list[Path] = []
         for descriptor in self.run.names:

@@ -14,14 +14,13 @@ from toolkit.report.tables import format_table
 
 _NEEDED = (
     "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "h5py", "pydantic", "typer", "rich",
-    "matplotlib", "seaborn", "umap-learn", "xxhash",
+    "matplotlib", "pillow", "seaborn", "umap-learn", "xxhash",
 )  # fmt: skip
 _OPTIONAL = {
     "torch": "the GPU (--device cuda); keeper matrices as torch tensors",
     "cupy-cuda12x": "keeper matrices as CuPy arrays (CUDA 12)",
     "cupy-cuda13x": "keeper matrices as CuPy arrays (CUDA 13)",
     "scikit-image": "the digits example",
-    "pillow": "the digits example",
 }
 
 
