@@ -16,11 +16,13 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from test_run import execute
 
 from toolkit.cluster.density import DensityForest
-from toolkit.errors import InputError
+from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.grid.finished import UNSEEN, FinishedRun
+from toolkit.grid.selection import finalists
 from toolkit.images.source import run_images
 from toolkit.progress import Reporter
-from toolkit.report.build import PARTS, write_report
+from toolkit.report import build
+from toolkit.report.build import PARTS, report_after_run, write_report
 from toolkit.report.cuts import what_ifs
 from toolkit.report.drawing import cluster_colours
 from toolkit.report.figures import FIGURES
@@ -153,7 +155,18 @@ def test_without_a_model_that_meets_the_constraints_the_best_is_shown_all_the_sa
     assert study.ranked == []
     assert study.best("a") is not None
     assert study.shortlist("a") == [study.best("a")]
-    assert finalists_table(study).empty
+    table = finalists_table(study)
+    assert table.empty
+    assert table.columns[0] == "rank"
+    with run_images(run) as source:
+        notes = gather_page(study, source, notes=[]).notes
+    assert "No model of a meets the constraints of best: shown is the best regardless of them." in notes
+
+
+def test_more_clusters_asked_for_than_any_model_has(run):
+    run.config = run.config.model_copy(update={"best": run.config.best.model_copy(update={"min_clusters": 99})})
+    run.finalists = []
+    assert Study(run).best("a") is not None
 
 
 def test_stability_is_kept(study, run):
@@ -174,15 +187,51 @@ def test_why(study):
     assert table["rank"].tolist() == [1, 2]
     text = table["why"][0]
     model = study.run.finalists[0]
-    rivals = [other for other in study.ranked if other.cell.sample.descriptor == model.cell.sample.descriptor]
-    assert text.startswith(f"Best of {len(rivals)} models of {model.cell.sample.descriptor} in stage last")
-    assert "by silhouette: silhouette" in text
-    assert f"Next is {rivals[1].name}" in text
+    rivals = [other for other in study.contenders if other.cell.sample.descriptor == model.cell.sample.descriptor]
+    silhouette = model.scores["silhouette_score"]
+    of = f"of the {len(rivals)} labellings of descriptor {model.cell.sample.descriptor} in stage last"
+    assert text.startswith(f"Best by silhouette (silhouette {silhouette:.4g}) {of}")
+    assert f"Next is {rivals[1].name} (silhouette " in text
     assert "Stable: refits on 10 random samples of 120 rows" in text
     other = study.run.finalists[1]
     ari = adjusted_rand_score(*(study.run.all_labels(m)[np.arange(N) != 7] for m in (model, other)))
-    assert f"{other.name} (AMI " in text
-    assert f"ARI {ari:.2f})" in text
+    assert f"{other.name} AMI " in text
+    assert f"ARI {ari:.2f}." in text
+
+
+def test_why_of_others_than_the_best_and_of_other_groups(run):
+    best = {"top": 2, "per": "cluster_class", "by": ["silhouette_score", "davies_bouldin_score"]}
+    run.config = run.config.model_copy(update={"best": run.config.best.model_copy(update=best)})
+    chosen = finalists(run.tables["last"], run.config.best)["model"]
+    run.finalists = [run.models[model] for model in chosen]
+    texts = finalists_table(Study(run)).set_index("model")["why"]
+    firsts = {}
+    for model in run.finalists:
+        family = model.cell.cluster_class
+        place = "Number 2" if family in firsts else "Best"
+        firsts[family] = model
+        assert texts[model.id].startswith(
+            f"{place} by the mean of its ranks in silhouette and davies bouldin (silhouette "
+        )
+        assert f"labellings of {family} in stage last" in texts[model.id]
+    assert set(firsts) == set(GRID)
+
+
+def test_a_run_without_silhouettes(run):
+    run.tables["last"]["silhouette_score"] = np.nan
+    for model in run.models.values():
+        model.scores["silhouette_score"] = np.nan
+    study = Study(run)
+    run.config = run.config.model_copy(
+        update={"best": run.config.best.model_copy(update={"by": "calinski_harabasz_score"})}
+    )
+    figure, _ = FIGURES["n_clusters_score"].draw(study, "a")
+    assert len(figure.legends) == 1
+    assert any(model in study.front for model in {one.id for one in study.ranked})
+    chosen = finalists(run.tables["last"], run.config.best)["model"]
+    run.finalists = [run.models[model] for model in chosen]
+    for text in finalists_table(study)["why"]:
+        assert "No eligible model of descriptor" in text or "at least as good in all metrics" in text
 
 
 # Maps
@@ -199,6 +248,7 @@ def test_maps_show_nested_random_rows(run):
     model = run.finalists[0]
     places = maps.get(model, "pca")
     assert len(places.rows) == 100
+    assert places.rows.max() > 200  # not the first ones
     assert (np.diff(places.rows) > 0).all()
     assert "100 random of 240 rows" in places.note
     assert set(Maps(run, 40).get(model, "pca").rows) < set(places.rows)
@@ -341,7 +391,42 @@ def test_a_page_of_some_rows_holds_all_members(study, run, monkeypatch):
     assert 50 <= len(page.rows) < N
     assert members <= set(range(len(page.rows)))
     assert page.notes[0] == "something"
-    assert f"The page shows {len(page.rows)} of 240 rows" in page.notes[1]
+    assert f"The page shows {len(page.rows)} of 240 rows: a random sample (seed 0)" in page.notes[1]
+    for map_ in page.maps:
+        places = study.maps.get(
+            study.best(map_.descriptor), {"UMAP": "umap", "t-SNE": "tsne", "PCA": "pca"}[map_.method]
+        )
+        of_row = dict(zip(places.rows.tolist(), places.points.tolist(), strict=True))
+        assert [of_row[row] for row in page.rows[map_.positions].tolist()] == map_.points.tolist()
+
+
+def test_page_says_what_no_model_has_seen(tmp_path, blobs):
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d" / "x.npy", blobs[0][:100])
+    stage = {"name": "s", "fraction": 0.5, "grid": {"KMeans": {"n_clusters": [4]}}}
+    execute({"descriptors": {"folder": str(tmp_path / "d")}, "stages": [stage]}, tmp_path / "out")
+    run = FinishedRun(tmp_path / "out")
+    with run_images(run) as source:
+        page = gather_page(Study(run), source, notes=[])
+    assert len(page.rows) == 50
+    assert page.notes[0].startswith("50 of 100 rows are not here: no shown model was fitted on them")
+    assert not any("random sample" in note for note in page.notes)
+
+
+def test_labels_of_some_models_only(study, run, monkeypatch):
+    monkeypatch.setattr("toolkit.report.page._LABEL_VALUES", 20 * N)
+    with run_images(run) as source:
+        page = gather_page(study, source, notes=[])
+    assert [model.labels is not None for model in page.models] == [i < 20 for i in range(len(page.models))]
+    assert "At most the labels of the first 20 of 72 models are on this page." in page.notes
+
+
+def test_a_map_that_fails_costs_only_itself(study, run, monkeypatch):
+    monkeypatch.setattr(Maps, "get", lambda *_: (_ for _ in ()).throw(MemoryBudgetError("too large")))
+    with run_images(run) as source:
+        page = gather_page(study, source, notes=[])
+    assert page.maps == []
+    assert "There is no UMAP map of a: too large." in page.notes
 
 
 # The files
@@ -371,12 +456,62 @@ def test_a_picture_that_fails_costs_only_itself(run, folder, monkeypatch, capsys
     def fail(*_):
         raise ZeroDivisionError("of a library")
 
+    for name in set(FIGURES) - {"pca_2", "countplot"}:
+        monkeypatch.delitem(FIGURES, name)
     kind = FIGURES["pca_2"]
     monkeypatch.setitem(FIGURES, "pca_2", type(kind)(kind.title, fail))
     written = write_report(run, only=["plots"])
-    assert len(written["plots"]) == 2 * (len(FIGURES) - 1) + 1
+    assert [path.name for path in written["plots"]] == ["a_countplot.png", "b_countplot.png", "agreement.png"]
     assert not (folder / "plots" / "a_pca_2.png").exists()
-    assert "picture a_pca_2.png could not be made: ZeroDivisionError: of a library" in capsys.readouterr().err
+    text = "picture a_pca_2.png could not be made: ZeroDivisionError: of a library"
+    assert text in capsys.readouterr().err
+    write_report(FinishedRun(folder), only=["html"])
+    assert text in (folder / "report.html").read_text()  # noted by the report that drew
+
+
+def test_names_that_cannot_be_used_cost_only_themselves(run, folder, tmp_path, capsys):
+    names = folder / "names.csv"
+    names.write_text(f"model,cluster,name\n{run.finalists[0].id},0,one\n{run.finalists[0].id},0,two\n")
+    write_report(run, only=["html"])
+    assert "names are left out" in capsys.readouterr().err
+    names.write_text(f"model,cluster,name\n{run.finalists[0].id},0,Zürich\n")
+    write_report(run, only=["html"])
+    assert Study(run).names_of(run.finalists[0]) == {0: "Zürich"}
+    assert "Zürich" in pd.read_csv(folder / "labelled.csv")["name"].tolist()
+    names.unlink()
+
+
+def test_the_report_of_a_run_is_made_once_and_its_failure_is_a_warning(run, folder, monkeypatch, capsys):
+    how = {"memory": run.memory, "device": "cpu", "reporter": Reporter()}
+    made = []
+    monkeypatch.setattr(
+        build, "PARTS", {"html": lambda report: made.append((report.run.folder / "report.html").touch())}
+    )
+    report_after_run(folder, **how)
+    report_after_run(folder, **how)
+    assert len(made) == 1
+    assert "the report is up to date" in capsys.readouterr().err
+    (folder / "report.html").unlink()
+    monkeypatch.setattr(build, "PARTS", {"html": lambda _: 1 / 0})
+    report_after_run(folder, **how)
+    assert "warning: the run is complete, its report is not: division by zero" in capsys.readouterr().err
+    assert FinishedRun(folder).finalists
+
+
+def test_pictures_belong_to_their_descriptor(tmp_path, blobs):
+    """One descriptor's name begins with the other's and ends as a picture is called."""
+    (tmp_path / "d").mkdir()
+    for name in ("hog", "hog_pca"):
+        np.save(tmp_path / "d" / f"{name}.npy", blobs[0][:90] + len(name))
+    stage = {"name": "s", "grid": {"KMeans": {"n_clusters": [3, 4]}}}
+    execute({"descriptors": {"folder": str(tmp_path / "d")}, "stages": [stage]}, tmp_path / "out")
+    run = FinishedRun(tmp_path / "out")
+    write_report(run, only=["plots"])
+    with run_images(run) as source:
+        figures = gather_page(Study(run), source, notes=[]).figures
+    for name in ("hog", "hog_pca"):
+        titles = [figure.title for figure in figures if figure.descriptor == name]
+        assert sorted(titles) == sorted(f"{name}: {kind.title}" for kind in FIGURES.values())
 
 
 def test_images_that_are_elsewhere(run, folder, tmp_path):
@@ -410,8 +545,7 @@ def test_constant_and_tiny_data(tmp_path):
     execute({"descriptors": {"folder": str(tmp_path / "d")}, "stages": [stage]}, tmp_path / "out")
     run = FinishedRun(tmp_path / "out")
     write_report(run)
-    notes = json.loads((tmp_path / "out" / "run.json").read_text())["report"]["notes"]
-    assert [note for note in notes if "could not be made" in note] == []
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["report"]["notes"]["plots"] == []
 
 
 def test_the_forest_of_a_study_reaches_far_enough(study):

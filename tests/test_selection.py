@@ -47,8 +47,26 @@ def order(**best):
 
 def test_several_metrics_rank_by_the_mean_of_ranks():
     assert order(by="silhouette_score") == ["4", "0", "2", "1", "3"]
-    # ranks: CH 1:2, 2:3, 0:4; DB 2:2, 1:3, 0:4 -> model 1: 2.5, 2: 2.5 (tie: table order), 0: 4
+    # ranks in a: CH 1, 2, 0, 3; DB 2, 1, 0, 3 -> models 1 and 2 have 0.5 (tie: table order), 0 has 2, 3 has 3
     assert order(by=["calinski_harabasz_score", "davies_bouldin_score"]) == ["4", "1", "2", "0", "3"]
+    # CH 1, 2, 0, 3 and silhouette 0, 2, 1, 3: 0 and 1 have 1, 2 has 1: means are equal, worst ranks are not
+    three = ["calinski_harabasz_score", "davies_bouldin_score", "silhouette_score"]
+    assert order(by=three) == ["4", "2", "1", "0", "3"]  # 2: 0.67, 1: 1.0, 0: 1.33
+
+
+def test_ranks_do_not_depend_on_other_descriptors():
+    best = Best(by=["calinski_harabasz_score", "silhouette_score"])
+    alone = rank(MODELS[MODELS["descriptor"] == "a"], best)["model"].tolist()
+    others = table(*[("b", 3, 20.0 + i, 0.5, 0.3 + i / 100, 1.0) for i in range(9)]).assign(model="b")
+    mixed = rank(pd.concat([MODELS[MODELS["descriptor"] == "a"], others], ignore_index=True), best)["model"]
+    assert [model for model in mixed if model != "b"] == alone
+
+
+def test_one_labelling_of_several_estimators_stays_in_each():
+    twins = pd.concat([MODELS, MODELS.assign(cluster_class="DBSCAN", model="t" + MODELS["model"])], ignore_index=True)
+    chosen = finalists(twins, Best(by="silhouette_score", per="cluster_class"))
+    assert chosen["model"].tolist() == ["4", "t4"]
+    assert finalists(twins, Best(by="silhouette_score", top=2))["model"].tolist() == ["4", "0", "2"]
 
 
 def test_the_number_of_clusters_is_a_constraint():
@@ -100,6 +118,12 @@ def test_pareto_front_against_brute_force(rng):
         assert found[i] == (not dominated)
 
 
+def test_pareto_front_without_a_metric_that_no_model_has():
+    models = MODELS.assign(silhouette_score=np.nan)
+    assert pareto(models).tolist() == [False, True, True, False, True]
+    assert not pareto(models.assign(calinski_harabasz_score=np.nan, davies_bouldin_score=np.nan, coverage=np.nan)).any()
+
+
 def test_agreement_is_that_of_scikit_learn_on_rows_that_both_have_seen(rng):
     a, b = rng.integers(-1, 4, 500), rng.integers(-1, 6, 500)
     b[::2] = a[::2]
@@ -109,6 +133,11 @@ def test_agreement_is_that_of_scikit_learn_on_rows_that_both_have_seen(rng):
     assert found.ari == pytest.approx(adjusted_rand_score(a[both], b[both]), abs=1e-12)
     assert found.ami == pytest.approx(adjusted_mutual_info_score(a[both], b[both]), abs=1e-12)
     assert found.n_rows == 350
+    one, each = np.zeros(40, int), np.arange(40)
+    many = rng.integers(0, 900, 4000), rng.integers(0, 1500, 4000)
+    for labels in ((a[both], a[both]), (one, one), (each, one), (each, each), many):
+        expected = adjusted_mutual_info_score(*labels)
+        assert agreement(*labels).ami == pytest.approx(expected, abs=1e-9)
     assert np.isnan(agreement(np.full(3, -2), np.zeros(3, int)).ari)
 
 

@@ -160,11 +160,18 @@ def names_of(run: FinishedRun, model: Model) -> dict[int, str]:
     InputError
         If the file cannot be read.
     """
+    return all_names(run).get(model, {})
+
+
+def all_names(run: FinishedRun) -> dict[Model, dict[int, str]]:
+    """Return the names of the clusters of every model that the run's ``names.csv`` names; see `names_of`."""
     path = run.folder / NAMES
     if not path.exists():
         return {}
-    rows = _known_models(run, read_names(path), None).get(model, [])
-    return {int(cluster): row.name for cluster, row in _by_cluster(rows).items() if row.name and "." not in cluster}
+    return {
+        model: {int(one): row.name for one, row in _by_cluster(rows).items() if row.name and "." not in one}
+        for model, rows in _known_models(run, read_names(path), None).items()
+    }
 
 
 def defused(name: str) -> str:

@@ -85,7 +85,7 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock.close()
             raise InputError(
-                f"another process is running in {self.path}; wait for it, or give another --out"
+                f"another process is running in {self.path}; wait for it, or use another folder"
             ) from error
         remove_unfinished(self.path)
         return self
@@ -192,6 +192,10 @@ class RunFolder:
             seconds += before["seconds"] if before else 0.0
             self.record["stages"][name] = {"seconds": round(seconds, 3)} | facts
         self._save()
+
+    def annotate(self, **facts: Any) -> None:
+        """Add facts to the record of a finished run, which keeps its state whatever goes wrong here."""
+        write_text(self.path / "run.json", json.dumps(read_run(self.path) | facts, indent=1) + "\n")
 
     def finish(self) -> None:
         """Record that everything is written."""

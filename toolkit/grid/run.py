@@ -140,7 +140,7 @@ class Run:
             self.store = Store(self.out / "models")
             self.store.prepare()
             device = self.backend.describe() | {"reason": self.reason}
-            images = self.config.descriptors.images
+            images = self.config.descriptors.images or self.folder.record.get("images")
             self.folder.describe(
                 memory_limit=self.memory.limit,
                 memory_source=self.memory.source,

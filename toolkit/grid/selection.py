@@ -29,28 +29,38 @@ def eligible(models: pd.DataFrame, best: Best) -> pd.DataFrame:
 def rank(models: pd.DataFrame, best: Best) -> pd.DataFrame:
     """Return the eligible models, the best first; ties keep the order of the table.
 
-    The best by one metric, or by the mean of the ranks among them in several (Borda's count).
+    The best by one metric; or by the mean of their ranks in several (Borda's count), each the share of the eligible
+    models of the same descriptor that are better, since scores of different descriptors do not compare.
     """
     chosen = eligible(models, best)
-    ranks = [chosen[name].rank(ascending=not METRICS[name].greater_is_better) for name in best.metrics]
-    return chosen.iloc[np.argsort(np.mean(ranks, axis=0), kind="stable")]
+    if len(best.metrics) == 1:
+        ascending = not METRICS[best.metrics[0]].greater_is_better
+        return chosen.sort_values(best.metrics[0], ascending=ascending, kind="stable")
+    of_descriptor = chosen.groupby("descriptor")
+    n_models = of_descriptor[best.metrics[0]].transform("size")
+    better = [of_descriptor[name].rank(ascending=not METRICS[name].greater_is_better) - 1 for name in best.metrics]
+    return chosen.iloc[np.argsort(np.mean([one / n_models for one in better], axis=0), kind="stable")]
+
+
+def contenders(models: pd.DataFrame, best: Best) -> pd.DataFrame:
+    """Return `rank`, but one model for each labelling that models of a group (see `best.per`) and matrix share.
+
+    They are told by their scores: all the same to the last bit, in one matrix, is one labelling.
+    """
+    same = list(dict.fromkeys([best.per, "descriptor", "scaler", "n_clusters", "coverage", *METRICS]))
+    return rank(models, best).drop_duplicates(same)
 
 
 def finalists(models: pd.DataFrame, best: Best) -> pd.DataFrame:
-    """Return the `best.top` best models of each descriptor (or whatever `best.per` says), the best of all first.
-
-    Of models of one matrix whose scores are all the same, which are one labelling, the first stands for all.
-    """
-    ranked = rank(models, best)
-    distinct = ranked.drop_duplicates(["descriptor", "scaler", "n_clusters", "coverage", *METRICS])
-    return distinct.groupby(best.per, sort=False).head(best.top)
+    """Return the `best.top` best labellings of each descriptor (or whatever `best.per` says), the best of all first."""
+    return contenders(models, best).groupby(best.per, sort=False).head(best.top)
 
 
 def pareto(models: pd.DataFrame) -> np.ndarray:
     """Return which models are on the Pareto front of their descriptor: no other is better, or as good, in everything.
 
-    Compared are all metrics and the coverage; scores in spaces of different descriptors do not compare. A model
-    without one of them is on no front.
+    Compared are the coverage and all metrics that any model has; scores in spaces of different descriptors do not
+    compare. A model without one of them is on no front.
 
     Parameters
     ----------
@@ -62,6 +72,9 @@ def pareto(models: pd.DataFrame) -> np.ndarray:
     ndarray (n_models,) bool
     """
     signs = {name: 1.0 if metric.greater_is_better else -1.0 for name, metric in METRICS.items()} | {"coverage": 1.0}
+    signs = {name: sign for name, sign in signs.items() if models[name].notna().any()}
+    if not signs:
+        return np.zeros(len(models), bool)
     values = np.column_stack([sign * models[name].to_numpy(float) for name, sign in signs.items()])
     front = np.asarray(np.isfinite(values).all(axis=1))
     descriptors = models["descriptor"].to_numpy(str)

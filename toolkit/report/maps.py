@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from toolkit.backend.device import choose_backend
 from toolkit.descriptors.cache import digest, load_arrays, save_arrays
@@ -25,6 +26,7 @@ _NEIGHBORS = 15  # umap-learn's default
 _PERPLEXITY = 30.0  # scikit-learn's default
 _VERSION = 1  # of what a kept map means; raise it when its computation changes
 _BLOCK_ROWS = 8192
+_FEW_ROWS = 1000
 LIBRARY_BYTES = 600 << 20  # of what umap-learn loads and compiles
 
 
@@ -81,7 +83,8 @@ def tsne_map(X: np.ndarray, n_components: int, random_state: int, *, device: str
     perplexity = min(_PERPLEXITY, max(1.0, (len(X) - 1) / 3))
     init = "pca" if min(X.shape) >= n_components else "random"
     embedding = TSNE(n_components, perplexity=perplexity, init=init, random_state=random_state, n_jobs=n_threads())
-    return np.asarray(embedding.fit_transform(X), np.float32)
+    with threadpool_limits(1 if len(X) < _FEW_ROWS else None):  # threads would wait for each other
+        return np.asarray(embedding.fit_transform(X), np.float32)
 
 
 def pca_map(X: np.ndarray, n_components: int, random_state: int, *, device: str = "auto") -> np.ndarray:

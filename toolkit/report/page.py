@@ -12,7 +12,6 @@ from PIL import Image
 
 from toolkit.grid.table import COLUMNS
 from toolkit.images.thumbnails import Thumbnails
-from toolkit.naming import names_of
 from toolkit.progress import format_seconds
 from toolkit.report.cuts import what_ifs
 from toolkit.report.html.data import NOISE, Cluster, Figure, Map, Page, ReportedModel
@@ -32,9 +31,12 @@ PAGE_ROWS = 100_000
 _THUMBNAILS = 3000
 _SIDE, _QUALITY = 56, 75  # of a thumbnail
 _MEMBERS = 12  # of each kind, of a cluster
-_MOST_CLUSTERS = 200  # of a model, that are listed; the largest
+_MOST_CLUSTERS = 500  # of a model, that are listed; the largest
+_LABEL_VALUES = 20_000_000  # rows x models whose labels are handed on; what fits of them is in the page
 _WITH_MEMBERS = 60  # clusters of a model whose members are shown; the largest
 _FIGURE_WIDTH, _FIGURE_QUALITY = 1200, 72
+_CUTS = 100  # of a descriptor, about
+_DOCUMENT_BYTES = 150 << 20  # of the document while it is put together
 _LEFT_OUT = {"descriptor", "scaler", "cluster_class", "cluster_class_params", "labels", "model"}
 
 
@@ -57,16 +59,23 @@ def gather_page(study: Study, source: ImageSource, *, notes: list[str]) -> Page:
         What was left out of the report so far.
     """
     run = study.run
-    shown = {model.id: _Shown(model, _members(study, model, source)) for model in _with_members(study)}
-    rows = _page_rows(study, shown)
-    notes = [*notes]
-    if len(rows) < run.n_rows:
-        notes.append(
-            f"The page shows {len(rows):,} of {run.n_rows:,} rows: a random sample (seed {run.config.seed}), and the "
-            "rows that show clusters. Sizes and scores are those of all rows."
-        )
-    models = [_reported(study, model, rows, shown.get(model.id)) for model in _ordered(study)]
+    with_members = sorted(_with_members(study), key=lambda m: (m.cell.sample.descriptor, m.cell.scaler))
+    shown = {model.id: _Shown(model, _members(study, model, source)) for model in with_members}
+    seen = _seen(study, shown)
+    rows = _page_rows(study, shown, seen)
+    ordered = _ordered(study)
+    n_labelled = max(len(shown), _LABEL_VALUES // max(len(rows), 1))
+    n_labellings = min(n_labelled, len(ordered)) + _CUTS * len(_bests(study))
+    run.memory.require(4 * len(rows) * n_labellings + _DOCUMENT_BYTES, "the data of the HTML page")
+    models = [
+        _reported(study, model, rows, shown.get(model.id), with_labels=i < n_labelled)
+        for i, model in enumerate(ordered)
+    ]
     thumbnails = _thumbnails(study, source, rows, shown)
+    maps, lost = _maps(study, rows)
+    notes = [*notes, *_notes(study, rows, seen, len(thumbnails)), *lost]
+    if n_labelled < len(ordered):
+        notes.append(f"At most the labels of the first {n_labelled:,} of {len(ordered):,} models are on this page.")
     return Page(
         title=f"Clusters of {', '.join(run.names)}",
         facts=_facts(study),
@@ -76,10 +85,10 @@ def gather_page(study: Study, source: ImageSource, *, notes: list[str]) -> Page:
         paths=[str(path) for path in run.image_paths[rows]],
         image_urls=_urls(source, rows, run.folder),
         thumbnails=thumbnails,
-        maps=_maps(study, rows),
+        maps=maps,
         models=models,
         what_ifs=[cut for model in _bests(study) for cut in what_ifs(study, model, rows)],
-        figures=_figures(run.folder / "plots", run.names),
+        figures=_figures(run.folder / "plots"),
         metrics={name: metric.greater_is_better for name, metric in METRICS.items()}
         | {"stability": True, "coverage": True},
         agreement=[(*pair, found.ari, found.ami) for pair, found in study.agreements.items()],
@@ -115,17 +124,46 @@ def _members(study: Study, model: Model, source: ImageSource) -> dict[int, dict[
     return model_members(study.run, model, names=names, n=_MEMBERS, usable=usable)
 
 
-def _page_rows(study: Study, shown: dict[str, _Shown]) -> np.ndarray:
+def _seen(study: Study, shown: dict[str, _Shown]) -> np.ndarray:
+    """Return the rows that any of the shown models was fitted on, ascending; all if there is none."""
+    if not shown:
+        return np.arange(study.run.n_rows)
+    samples = {one.model.cell.sample: one.model for one in shown.values()}
+    return np.unique(np.concatenate([study.run.reduced(model).rows for model in samples.values()]))
+
+
+def _notes(study: Study, rows: np.ndarray, seen: np.ndarray, n_thumbnails: int) -> list[str]:
+    """Say what of the run is not on the page."""
+    run, notes = study.run, []
+    if len(seen) < run.n_rows:
+        notes.append(
+            f"{run.n_rows - len(seen):,} of {run.n_rows:,} rows are not here: no shown model was fitted on them (a "
+            "fraction of the rows was asked for, or they hold NaN or inf)."
+        )
+    if len(rows) < len(seen):
+        notes.append(
+            f"The page shows {len(rows):,} of {len(seen):,} rows: a random sample (seed {run.config.seed}), and those "
+            "that show clusters. Sizes and scores are of all rows that a model was fitted on."
+        )
+    if 0 < n_thumbnails < len(rows):
+        notes.append(f"{n_thumbnails:,} of {len(rows):,} rows have a thumbnail, those that show clusters first.")
+    for name in run.names:
+        best = study.best(name)
+        if best is not None and best not in study.ranked:
+            notes.append(f"No model of {name} meets the constraints of best: shown is the best regardless of them.")
+    return notes
+
+
+def _page_rows(study: Study, shown: dict[str, _Shown], seen: np.ndarray) -> np.ndarray:
     """Return the rows on the page, ascending: a sample of those that the shown models have seen, and all members."""
-    seen = np.unique(np.concatenate([study.run.reduced(one.model).rows for one in shown.values()])) if shown else (
-        np.arange(study.run.n_rows)
-    )  # fmt: skip
     chosen = [seen[study.maps.sample(seen, PAGE_ROWS)]]
     chosen += [rows for one in shown.values() for kinds in one.members.values() for rows in kinds.values()]
     return np.unique(np.concatenate(chosen))
 
 
-def _reported(study: Study, model: Model, rows: np.ndarray, shown: _Shown | None) -> ReportedModel:
+def _reported(
+    study: Study, model: Model, rows: np.ndarray, shown: _Shown | None, *, with_labels: bool
+) -> ReportedModel:
     run = study.run
     stability = study.stability.get(model.id)
     scores = {name: _plain(model.scores[name]) for name in COLUMNS if name not in _LEFT_OUT}
@@ -140,7 +178,7 @@ def _reported(study: Study, model: Model, rows: np.ndarray, shown: _Shown | None
         cluster_class=model.cell.cluster_class,
         params=dict(model.cell.params),
         scores=scores,
-        labels=all_labels[rows],
+        labels=all_labels[rows] if with_labels else None,
         clusters=_clusters(study, model, all_labels, rows, shown, stability.clusters if stability else {}),
         is_finalist=is_finalist,
         is_pareto=model.id in study.front,
@@ -166,7 +204,7 @@ def _clusters(
     run = study.run
     labels, sizes = np.unique(all_labels[all_labels >= NOISE], return_counts=True)
     listed = set(_largest(labels, sizes, _MOST_CLUSTERS))
-    names = names_of(run, model)
+    names = study.names_of(model)
     descriptor = model.cell.sample.descriptor
     has_sheets = model is study.best(descriptor)
     found = []
@@ -188,11 +226,19 @@ def _clusters(
     return tuple(found)
 
 
-def _maps(study: Study, rows: np.ndarray) -> list[Map]:
-    found = []
+def _maps(study: Study, rows: np.ndarray) -> tuple[list[Map], list[str]]:
+    """Return the maps, and why there are not more of them."""
+    found, lost = [], []
     for model in _bests(study):
         for method in METHODS:
-            places = study.maps.get(model, method)
+            try:
+                places = study.maps.get(model, method)
+            except OSError:
+                raise  # the disk
+            except Exception as error:  # a library's trouble with one map must not cost the page
+                name = f"{METHODS[method].title} map of {model.cell.sample.descriptor}"
+                lost.append(f"There is no {name}: {' '.join(str(error).split())}.")
+                continue
             here = np.isin(places.rows, rows)
             found.append(
                 Map(
@@ -204,7 +250,7 @@ def _maps(study: Study, rows: np.ndarray) -> list[Map]:
                     note=places.note,
                 )
             )
-    return found
+    return found, lost
 
 
 def _thumbnails(study: Study, source: ImageSource, rows: np.ndarray, shown: dict[str, _Shown]) -> dict[int, bytes]:
@@ -228,23 +274,20 @@ def _urls(source: ImageSource, rows: np.ndarray, folder: Path) -> list[str] | No
     return [url or "" for url in urls] if any(urls) else None
 
 
-def _figures(folder: Path, names: tuple[str, ...]) -> list[Figure]:
-    """Return the pictures that are there, made smaller; title and caption are in their files."""
+def _figures(folder: Path) -> list[Figure]:
+    """Return the pictures that are there, made smaller; descriptor, title and caption are in their files."""
     found = []
     for path in sorted(folder.glob("*.png")):
         with Image.open(path, formats=["PNG"]) as image:
             text = getattr(image, "text", {})
-            if "Title" not in text:  # a contact sheet
+            if "Descriptor" not in text:  # a contact sheet, or somebody else's
                 continue
             image.load()
             small = image.convert("RGB")
         small.thumbnail((_FIGURE_WIDTH, 4 * _FIGURE_WIDTH))
         packed = io.BytesIO()
         small.save(packed, "WEBP", quality=_FIGURE_QUALITY)
-        owner = [name for name in names if path.name.startswith(f"{name}_")]
-        found.append(
-            Figure(max(owner, key=len, default=""), text["Title"], text.get("Description", ""), packed.getvalue())
-        )
+        found.append(Figure(text["Descriptor"], text["Title"], text["Description"], packed.getvalue()))
     return found
 
 

@@ -121,7 +121,7 @@ def write_sheets(
             task.advance(1)
             if path is not None:
                 sheets[label] = path
-    _remove_others(folder, descriptor, sheets)
+    remove_sheets(folder, descriptor, kept=sheets.values())
     _tell(run, source, len(members), sheets, reporter)
     return sheets
 
@@ -132,11 +132,12 @@ def _largest(counts: dict[int, int], most: int) -> set[int]:
     return {*clusters[:most], *(counts.keys() & {NOISE})}
 
 
-def _remove_others(folder: Path, descriptor: str, sheets: dict[int, Path]) -> None:
-    """Remove sheets of an earlier model."""
+def remove_sheets(folder: Path, descriptor: str, *, kept: Iterable[Path] = ()) -> None:
+    """Remove the sheets of a descriptor's earlier model, but for some."""
+    stay = set(kept)
     pattern = re.compile(re.escape(descriptor) + r"_cluster_(\d+|noise)\.png")
     for path in folder.iterdir():
-        if pattern.fullmatch(path.name) and path not in sheets.values():
+        if pattern.fullmatch(path.name) and path not in stay:
             path.unlink()
 
 

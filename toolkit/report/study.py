@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from toolkit.descriptors.cache import digest
+from toolkit.errors import InputError
 from toolkit.grid.forests import forest_key
-from toolkit.grid.selection import eligible, pareto, rank
+from toolkit.grid.selection import contenders, eligible, pareto, rank
+from toolkit.naming import all_names
 from toolkit.report.maps import Maps
 from toolkit.score.agreement import Agreement, agreement
 from toolkit.score.stability import Stability, stabilities
@@ -25,6 +27,8 @@ _PER_ESTIMATOR = 2  # models of each descriptor and estimator that are shown bes
 _MOST_VALUES = 3  # of min_samples that are shown
 _LARGEST_SHOWN = 64  # min_samples; a forest for more takes more disk than a picture is worth
 _USUAL_VALUES = (8, 32)
+_MOST_COMPARED = 16  # models, that still can be read on one picture
+_NO_CONSTRAINTS = {"min_coverage": 0.0, "max_largest_share": 1.0, "min_clusters": 2, "max_clusters": None}
 _STABILITY_VERSION = 1
 
 
@@ -49,6 +53,12 @@ class Study:
         return self.run.config.stages[-1].name
 
     @cached_property
+    def contenders(self) -> list[Model]:
+        """The eligible models of the last stage, the best first, one for each labelling."""
+        ids = contenders(self.run.tables[self.last_stage], self.run.config.best)["model"]
+        return [self.run.models[model] for model in ids]
+
+    @cached_property
     def ranked(self) -> list[Model]:
         """The eligible models of the last stage, the best first."""
         ids = rank(self.run.tables[self.last_stage], self.run.config.best)["model"]
@@ -59,7 +69,7 @@ class Study:
         of_it = [model for model in (*self.run.finalists, *self.ranked) if model.cell.sample.descriptor == descriptor]
         if of_it:
             return of_it[0]
-        free = self.run.config.best.model_copy(update={"min_coverage": 0.0, "max_largest_share": 1.0})
+        free = self.run.config.best.model_copy(update=_NO_CONSTRAINTS)
         for stage in reversed(self.run.config.stages):
             table = self.run.tables[stage.name]
             ids = rank(table[table["descriptor"] == descriptor], free)["model"]
@@ -71,7 +81,7 @@ class Study:
         """Return the models of a descriptor that are shown: its finalists, then the two best of each estimator."""
         chosen = [model for model in self.run.finalists if model.cell.sample.descriptor == descriptor]
         shown: dict[str, int] = {}
-        for model in self.ranked:
+        for model in self.contenders:
             family = model.cell.cluster_class
             if model.cell.sample.descriptor == descriptor and model not in chosen:
                 shown[family] = shown.get(family, 0) + 1
@@ -84,6 +94,19 @@ class Study:
         """Ids of the eligible models of the last stage that are on the Pareto front of their descriptor."""
         table = eligible(self.run.tables[self.last_stage], self.run.config.best)
         return set(table["model"][pareto(table)])
+
+    @cached_property
+    def names(self) -> dict[str, dict[int, str]]:
+        """Model id -> label -> name, as names.csv has them; nothing if it cannot be used, which is a warning."""
+        try:
+            return {model.id: names for model, names in all_names(self.run).items()}
+        except InputError as error:
+            self.run.reporter.warn(f"names are left out: {error}")
+            return {}
+
+    def names_of(self, model: Model) -> dict[int, str]:
+        """Return label -> name of a model's clusters that have one."""
+        return self.names.get(model.id, {})
 
     # What is known of them
     @cached_property
@@ -129,14 +152,14 @@ class Study:
 
     @cached_property
     def compared(self) -> list[Model]:
-        """The models whose agreement is shown: the finalists, and the best of each descriptor and estimator."""
+        """The models whose agreement is shown, at most 16: finalists, the best of each descriptor and estimator."""
         chosen = list(self.run.finalists)
         for name in self.run.names:
             families: dict[str, Model] = {}
             for model in self.shortlist(name):
                 families.setdefault(model.cell.cluster_class, model)
             chosen += families.values()
-        return list(dict.fromkeys(chosen))
+        return list(dict.fromkeys(chosen))[:_MOST_COMPARED]
 
     @cached_property
     def agreements(self) -> dict[tuple[str, str], Agreement]:

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from toolkit.grid.finished import Model
     from toolkit.report.study import Study
 
-_STABLE, _UNSTABLE = 0.8, 0.5  # mean ARI; Jaccard of a cluster (Hennig 2007: above 0.75 valid, below 0.5 dissolved)
-_SMALL_SHARE = 0.01
+_STABLE, _UNSTABLE = 0.8, 0.5  # mean ARI
+_COLUMNS = (
+    "rank", "descriptor", "scaler", "cluster_class", "cluster_class_params", "n_clusters", *METRICS, "coverage",
+    "largest_share", "pareto", "stability", "stability_lowest", "stability_rows", "agreement", "model", "why",
+)  # fmt: skip
 
 
 def why(study: Study, model: Model) -> str:
@@ -32,46 +35,51 @@ def _constraints(study: Study) -> str:
     if best.max_clusters is not None:
         clusters = f"{best.min_clusters} to {best.max_clusters} clusters"
     return (
-        f"{best.min_coverage:.0%} of the rows in clusters, no cluster with more than {best.max_largest_share:.0%} of "
-        f"them, {clusters}"
+        f"at least {best.min_coverage:.0%} of the rows in clusters, no cluster with more than "
+        f"{best.max_largest_share:.0%} of those, {clusters}"
     )
+
+
+def _words(metric: str) -> str:
+    return metric.removesuffix("_score").replace("_", " ")
+
+
+def _numbers(study: Study, model: Model) -> str:
+    return ", ".join(f"{_words(name)} {model.scores[name]:.4g}" for name in study.run.config.best.metrics)
 
 
 def _place(study: Study, model: Model) -> str:
     best = study.run.config.best
-    group = _group(model, best.per)
-    rivals = [other for other in study.ranked if _group(other, best.per) == group]
+    rivals = [other for other in study.contenders if _group(other, best.per) == _group(model, best.per)]
     place = rivals.index(model) + 1
-    metric = best.metrics[0]
-    words = {name: name.removesuffix("_score").replace("_", " ") for name in METRICS}
-    by = (
-        words[metric]
-        if len(best.metrics) == 1
-        else f"the mean of its ranks in {', '.join(words[m] for m in best.metrics)}"
-    )
-    numbers = ", ".join(f"{words[name]} {model.scores[name]:.4g}" for name in best.metrics)
+    by = " and ".join(map(_words, best.metrics))
+    by = by if len(best.metrics) == 1 else f"the mean of its ranks in {by}"
     text = (
-        f"{'Best' if place == 1 else f'Number {place}'} of {len(rivals)} models of {group} in stage {study.last_stage} "
-        f"that meet the constraints ({_constraints(study)}), by {by}: {numbers}."
+        f"{'Best' if place == 1 else f'Number {place}'} by {by} ({_numbers(study, model)}) of the {len(rivals)} "
+        f"labellings of {_group(model, best.per)} in stage {study.last_stage} that meet the constraints "
+        f"({_constraints(study)})."
     )
     if place == 1 and len(rivals) > 1:
-        runner_up = rivals[1]
-        text += f" Next is {runner_up.name} with {runner_up.scores[metric]:.4g}."
+        text += f" Next is {rivals[1].name} ({_numbers(study, rivals[1])})."
     return text
 
 
 def _group(model: Model, per: str) -> str:
     return {
-        "descriptor": model.cell.sample.descriptor,
-        "scaler": model.cell.scaler,
+        "descriptor": f"descriptor {model.cell.sample.descriptor}",
+        "scaler": f"scaler {model.cell.scaler}",
         "cluster_class": model.cell.cluster_class,
     }[per]
 
 
 def _front(study: Study, model: Model) -> str:
+    of = f"of descriptor {model.cell.sample.descriptor}"
     if model.id in study.front:
-        return "None of them is better in one of the metrics or the coverage without being worse in another."
-    return "Another one of its descriptor is at least as good in all metrics and the coverage, and better in some."
+        return f"No eligible model {of} is better in a metric or the coverage without being worse in another."
+    missing = [_words(name) for name in METRICS if np.isnan(model.scores[name])]
+    if missing:
+        return f"It has no {missing[0]}, so that it is not compared in all metrics with the other models {of}."
+    return f"Another eligible model {of} is at least as good in all metrics and the coverage, and better in one."
 
 
 def _stability(study: Study, model: Model) -> str:
@@ -96,8 +104,12 @@ def _agreements(study: Study, model: Model) -> list[str]:
         for other in study.run.finalists
         if other.cell.sample.descriptor != model.cell.sample.descriptor
     ]
-    texts = [f"{other.name} (AMI {found.ami:.2f}, ARI {found.ari:.2f})" for other, found in others if found]
-    return [f"It agrees with finalists of other descriptors: {'; '.join(texts)}."] if texts else []
+    texts = [
+        f"{other.name} AMI {found.ami:.2f}, ARI {found.ari:.2f}" if found.n_rows else f"{other.name}, no row in common"
+        for other, found in others
+        if found
+    ]
+    return [f"Agreement with finalists of other descriptors: {'; '.join(texts)}."] if texts else []
 
 
 def finalists_table(study: Study) -> pd.DataFrame:
@@ -128,7 +140,7 @@ def finalists_table(study: Study) -> pd.DataFrame:
                 "why": why(study, model),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _finalist_ids(study: Study) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 
 class Agreement(NamedTuple):
@@ -30,13 +31,61 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
 
     Both indices are NaN where no row was seen by both.
     """
-    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
-
     both = (a >= -1) & (b >= -1)
     if not both.any():
         return Agreement(np.nan, np.nan, 0)
     a, b = a[both], b[both]
-    return Agreement(float(adjusted_rand_score(a, b)), float(adjusted_mutual_info_score(a, b)), len(a))
+    return Agreement(rand_index(a, b), _mutual_information(a, b), len(a))
+
+
+def rand_index(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the adjusted Rand index of two labellings, (n_rows,) int; -1 is noise and counts as one group."""
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(a, b))
+
+
+def _mutual_information(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the adjusted mutual information, normalised by the mean of the entropies as in scikit-learn.
+
+    What chance gives depends on the sizes of the groups alone, so it is computed once for each pair of sizes: with
+    thousands of clusters there are far fewer of them than pairs of clusters.
+    """
+    from scipy.special import gammaln
+    from sklearn.metrics import mutual_info_score
+
+    sizes_a, sizes_b = (np.unique(labels, return_counts=True)[1] for labels in (a, b))
+    if len(sizes_a) == len(sizes_b) == 1:
+        return 1.0
+    of_a, times_a = np.unique(sizes_a, return_counts=True)
+    of_b, times_b = np.unique(sizes_b, return_counts=True)
+    by_chance = _expected_information(of_a, times_a, of_b, times_b, len(a), gammaln(np.arange(len(a) + 2)))
+    entropies = [-float(np.sum(sizes / len(a) * np.log(sizes / len(a)))) for sizes in (sizes_a, sizes_b)]
+    most = np.mean(entropies) - by_chance
+    eps = np.finfo(np.float64).eps
+    most = min(most, -eps) if most < 0 else max(most, eps)
+    return float((mutual_info_score(a, b) - by_chance) / most)
+
+
+@njit(nogil=True, cache=True)
+def _expected_information(sizes_a, times_a, sizes_b, times_b, n, log_gamma):  # type: ignore[no-untyped-def]
+    """Return the mutual information to expect of random labellings with groups of these sizes (Vinh et al. 2010).
+
+    `log_gamma[i]` is the logarithm of gamma(i).
+    """
+    expected = 0.0
+    for i in range(len(sizes_a)):
+        x = sizes_a[i]
+        for j in range(len(sizes_b)):
+            y = sizes_b[j]
+            fixed = log_gamma[x + 1] + log_gamma[y + 1] + log_gamma[n - x + 1] + log_gamma[n - y + 1] - log_gamma[n + 1]
+            information = 0.0
+            for both in range(max(1, x + y - n), min(x, y) + 1):
+                chance = fixed - log_gamma[both + 1] - log_gamma[x - both + 1] - log_gamma[y - both + 1]
+                chance -= log_gamma[n - x - y + both + 1]
+                information += both / n * np.log(n * both / (x * y)) * np.exp(chance)
+            expected += information * times_a[i] * times_b[j]
+    return expected
 
 
 def cluster_overlaps(labels: np.ndarray, again: np.ndarray) -> dict[int, float]:

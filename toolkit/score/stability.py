@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.cluster import shared
 from toolkit.cluster.density import DensityForest
-from toolkit.score.agreement import agreement, cluster_overlaps
+from toolkit.score.agreement import cluster_overlaps, rand_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +103,7 @@ def stabilities(
                 del asked[position]
                 continue
             whole = labellings[position][rows]
-            aris[position].append(agreement(whole, again.labels).ari)
+            aris[position].append(rand_index(whole, again.labels))
             overlaps[position].append(cluster_overlaps(whole, again.labels))
         advance(1 / n_refits)
     return [

@@ -117,8 +117,8 @@ def condensed_tree(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     left_out = len(tree.size) - len(shown)
     more = f" {left_out} clusters of less than {_SMALLEST_SHARE:.1%} of the rows are not drawn." if left_out else ""
     caption = (
-        f"From top to bottom the distance falls: clusters lose rows and split. Coloured: the {int(selected.sum())} "
-        f"selected clusters.{more}"
+        f"From top to bottom the distance falls: clusters lose rows and split. Coloured: {int(selected[shown].sum())} "
+        f"of the {int(selected.sum())} selected clusters.{more}"
     )
     return figure, caption
 

@@ -28,14 +28,14 @@ def scores_by_n_clusters(study: Study, descriptor: str) -> tuple[Figure, str] | 
     figure = Figure(figsize=(4.6 * len(METRICS), 0.4 + 3.3 * len(scalers)), layout="constrained")
     axes = figure.subplots(len(scalers), len(METRICS), squeeze=False)
     chosen = {model.id for model in study.run.finalists}
-    families = list(study.run.config.stages[0].grid_of(descriptor))
+    families = list(dict.fromkeys(models["algorithm"]))
     for row, scaler in zip(axes, scalers, strict=True):
         of_scaler = models[models["scaler"] == scaler]
         for ax, metric in zip(row, METRICS.values(), strict=True):
             shown = of_scaler[of_scaler[metric.name].notna()].astype({"n_clusters": float})
             sns.scatterplot(
                 shown, x="n_clusters", y=metric.name, hue="algorithm", hue_order=families, style="stage",
-                style_order=list(study.run.tables), s=34, alpha=0.75, linewidth=0, ax=ax, legend=ax is axes[0, -1],
+                style_order=list(study.run.tables), s=34, alpha=0.75, linewidth=0, ax=ax,
             )  # fmt: skip
             best = shown[shown["model"].isin(chosen)]
             ax.scatter(best["n_clusters"], best[metric.name], s=190, marker="*", c="none", edgecolors="black", zorder=3)
@@ -47,9 +47,12 @@ def scores_by_n_clusters(study: Study, descriptor: str) -> tuple[Figure, str] | 
             )
             ax.set(xlabel="clusters", ylabel="")
             ax.grid(alpha=0.25)
-    handles, texts = axes[0, -1].get_legend_handles_labels()
-    axes[0, -1].get_legend().remove()
-    figure.legend(handles, texts, loc="outside right upper", fontsize=9)
+    for ax in axes.flat:
+        handles, texts = ax.get_legend_handles_labels()
+        if (legend := ax.get_legend()) is not None:  # one for all is enough
+            legend.remove()
+            shared = handles, texts
+    figure.legend(*shared, loc="outside right upper", fontsize=9)
     figure.suptitle(f"{descriptor}: scores of {len(models)} models", fontsize=12)
     caption = (
         "Every model that has scores; a star is a finalist. Scores leave noise out, so read them with the coverage."

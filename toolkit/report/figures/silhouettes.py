@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,8 @@ def algorithms(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     X = study.run.matrix(best)[study.maps.sample(study.run.reduced(best).rows, _COMPARED_ROWS)]
     if len(X) < 2 * _CLUSTERS[0]:
         return None
-    with threadpool_limits(1):  # thousands of small products: threads would wait for each other
+    with threadpool_limits(1), warnings.catch_warnings():  # thousands of small products: threads would wait
+        warnings.simplefilter("ignore")  # fewer distinct rows than clusters: the picture shows how many were found
         tries = list(_tries(X.astype(np.float64), study.run.config.seed))
     scores = score_labellings(
         X, [one.labels for one in tries], silhouette_rows=len(X), seed=study.run.config.seed, memory=study.run.memory

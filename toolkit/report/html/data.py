@@ -48,7 +48,7 @@ class Cluster:
     label : int
         -1 is noise.
     n_rows : int
-        Among all rows of the run, not only the page rows.
+        Among all rows that the model was fitted on, not only the page rows.
     name : str
         Given by the user in names.csv; empty if there is none.
     stability : float or None
@@ -79,7 +79,7 @@ class ReportedModel:
         Columns of the score tables: n_clusters, calinski_harabasz_score, davies_bouldin_score, silhouette_score,
         n_noise, coverage, largest_share, and further ones; error, warning as text.
     labels : ndarray (n_page_rows,) int32 or None
-        -1 is noise, -2 is not seen by the model. None: the model has no labels (it failed).
+        -1 is noise, -2 is not seen by the model. None: they are not handed on.
     clusters : tuple of Cluster
         Ascending by label; empty where there are no labels.
     is_finalist, is_pareto : bool
@@ -183,8 +183,8 @@ class Page:
     paths : list of str
         Image path of each page row; text from outside, to be escaped.
     image_urls : list of str or None
-        Address of each page row's image relative to the report, where images are files; None where they are not
-        (archives, no images).
+        Address of each page row's image relative to the report, percent-encoded, where images are files; None where
+        they are not (archives, no images).
     thumbnails : dict of int to bytes
         Position -> JPEG of at most 64 pixels a side, the most important first.
     maps : list of Map

@@ -127,6 +127,7 @@ function showClusters(model, clusters, codes) {
     return;
   }
   const sorted = [...clusters].sort((a, b) => (clusterOrder === 'size' && b.n_rows - a.n_rows) || a.label - b.label);
+  const listed = clusters.filter(({ label }) => label >= 0).length;
   const largest = sorted.reduce((most, cluster) => Math.max(most, cluster.n_rows), 1);
   const order = options(
     h('select', { id: 'cluster-order', 'aria-label': 'Order of the clusters' }),
@@ -145,7 +146,7 @@ function showClusters(model, clusters, codes) {
       h(
         'div',
         { class: 'card-head' },
-        h('h3', {}, plural(clusters.filter(({ label }) => label >= 0).length, 'cluster')),
+        h('h3', {}, plural(model.scores.n_clusters ?? listed, 'cluster')),
         order,
       ),
       codes ? null : h('p', { class: 'notice', id: 'no-labels' }, whyNoLabels(model)),
@@ -158,7 +159,9 @@ function showClusters(model, clusters, codes) {
       h(
         'p',
         { class: 'caption' },
-        `Rows among all ${number(report.n_rows)}. Click a bar to see the cluster alone and what is in it.`,
+        `Of the ${number(model.scores.n_rows ?? report.n_rows)} rows that the model was fitted on` +
+          (listed < model.scores.n_clusters ? `; the ${number(listed)} largest clusters. ` : '. ') +
+          'Click a bar to see the cluster alone and what is in it.',
       ),
     ].filter(Boolean),
   );
