@@ -82,8 +82,8 @@ class ReportedModel:
         -1 is noise, -2 is not seen by the model. None: they are not handed on.
     clusters : tuple of Cluster
         Ascending by label; empty where there are no labels.
-    is_finalist, is_pareto : bool
-        Chosen as a best model; on the Pareto front of its descriptor.
+    is_finalist, is_pareto, is_eligible : bool
+        Chosen as a best model; on the Pareto front of its descriptor; meets the constraints of ``best``.
     why : str
         Why it is a finalist, in words; empty for the others.
     """
@@ -100,6 +100,7 @@ class ReportedModel:
     clusters: tuple[Cluster, ...] = ()
     is_finalist: bool = False
     is_pareto: bool = False
+    is_eligible: bool = True
     why: str = ""
 
 
@@ -115,12 +116,15 @@ class Cut:
     coverage : float
         Of all rows that the matrix has.
     labels : ndarray (n_page_rows,) int32
+    largest_share : float
+        Of the clustered rows, in the largest cluster; 0 where there is none.
     """
 
     settings: dict[str, float]
     n_clusters: int
     coverage: float
     labels: np.ndarray
+    largest_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ class WhatIf:
         In the order of ``itertools.product(*sliders.values())``.
     note : str
         What was computed, in words.
+    start : int
+        The cut with which the sliders start, as a place in `cuts`.
     """
 
     descriptor: str
@@ -144,6 +150,7 @@ class WhatIf:
     sliders: dict[str, list[float]]
     cuts: list[Cut]
     note: str = ""
+    start: int = 0
 
 
 @dataclass(frozen=True)
