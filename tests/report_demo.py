@@ -27,6 +27,8 @@ HOSTILE = [
 ]
 EPS = [round(0.2 * step, 1) for step in range(1, 13)]
 MIN_SAMPLES = [4, 8, 16, 32, 64]
+NAMES = {0: "people <i>walking</i>", 3: "night", 5: "a name that is far too long for " + "any list " * 12, 7: "night"}
+START = 33  # the cut with which the sliders start: eps 1.4, min_samples 32
 
 
 def demo_page(n: int = 1500, *, n_models: int = 60, n_labelled: int = 12, seed: int = 0) -> Page:
@@ -46,7 +48,8 @@ def demo_page(n: int = 1500, *, n_models: int = 60, n_labelled: int = 12, seed: 
         title="Clusters of 416,314 images <demo>",
         facts=[
             ("Rows", "416,314"), ("Descriptors", "osnet, vdc_color"), ("Seed", "0"), ("Device", "cpu, 2 threads"),
-            ("Time", "43 min"), ("Versions", "toolkit 0.1.0, scikit-learn 1.8.0"),
+            ("Time", "43 min"), ("Models", "60 in 1 stages"), ("Finished", "2026-03-05T09:07:08+0000"),
+            ("Versions", "toolkit 0.1.0, scikit-learn 1.8.0"),
         ],
         notes=[f"The page shows {n:,} of 416,314 rows, a random sample."],
         n_rows=416_314,
@@ -101,8 +104,9 @@ def demo_models(
                 clusters=() if labels is None else demo_clusters(rng, labels, shown, with_members=i < 4),
                 is_finalist=i < 4,
                 is_pareto=i % 11 == 0,
-                why="Best Calinski-Harabasz score of its descriptor among the models that cover at least 50 %."
-                * (i < 4),
+                is_eligible=i < 4 or i % 5 != 4,
+                why="Best Calinski-Harabasz score of its descriptor among the models that cover at least 50 %. "
+                "Next is osnet_norm_HDBSCAN_min_cluster_size=9_min_samples=8_cluster_selection_method=leaf." * (i < 4),
             )
         )
     return models
@@ -145,7 +149,6 @@ def demo_scores(rng: np.random.Generator, labels: np.ndarray | None, *, failed: 
 def demo_clusters(
     rng: np.random.Generator, labels: np.ndarray, shown: set[int], *, with_members: bool
 ) -> tuple[Cluster, ...]:
-    names = {0: "people <i>walking</i>", 3: "night"}
     clusters = []
     for label in np.unique(labels[labels >= -1]):
         rows = np.flatnonzero(labels == label)
@@ -157,7 +160,7 @@ def demo_clusters(
             Cluster(
                 label=int(label),
                 n_rows=len(rows) * 7,
-                name=names.get(int(label), ""),
+                name=NAMES.get(int(label), ""),
                 stability=float(rng.random()) if label >= 0 else None,
                 sheet=f"sheets/cluster {label}.png" if with_members else None,
                 members=members if with_members else {},
@@ -177,10 +180,13 @@ def demo_cuts(rng: np.random.Generator, truth: np.ndarray, points: np.ndarray) -
                 n_clusters=len(np.unique(labels[labels >= 0])),
                 coverage=float((labels >= 0).mean()),
                 labels=labels,
+                largest_share=float(
+                    np.unique(labels[labels >= 0], return_counts=True)[1].max(initial=0) / max(1, (labels >= 0).sum())
+                ),
             )
         )
     sliders = {"eps": EPS, "min_samples": [float(value) for value in MIN_SAMPLES]}
-    return WhatIf("osnet", "norm", "DBSCAN", sliders, cuts, "60 cuts of one density forest of 416,314 rows.")
+    return WhatIf("osnet", "norm", "DBSCAN", sliders, cuts, "60 cuts of one density forest of 416,314 rows.", START)
 
 
 def thumbnail(group: int, position: int) -> bytes:

@@ -247,15 +247,16 @@ def test_names_from_elsewhere_replace_those_of_their_model_only(out, run, label,
     write(out, f"{one.name},0,old,", f"{one.name},1,old too,", f"{two.name},2,other,KMeans n_clusters=2")
     mine = tmp_path / "mine.csv"
     mine.write_text(f"model,cluster,name\n{one.id},0,new\n")
-    code, _, errors = label("--names", mine)
+    code, said, errors = label("--names", mine)
     assert code == 0, errors
-    assert names_of(run, one) == {0: "new"}
+    assert names_of(run, one) == {0: "new", 1: "old too"}
     assert names_of(run, two) == {2: "other"}
+    assert "has these 1 names too, in place of 1 (2 others stay)" in said
     assert "KMeans n_clusters=2" in (out / "names.csv").read_text()
     assert label("--names", out / "names.csv", "--model", one.name)[0] == 0
     mine.write_text(f"model,cluster,name\n{one.id},99,new\n")
     assert label("--names", mine)[0] == 2
-    assert names_of(run, one) == {0: "new"}  # names that are wrong are not kept
+    assert names_of(run, one) == {0: "new", 1: "old too"}  # names that are wrong are not kept
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@SUM(A1)"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import shutil
@@ -16,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from test_run import execute
 
 from toolkit.cluster.density import DensityForest
+from toolkit.cluster.trees import select_clusters
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.grid.finished import UNSEEN, FinishedRun
 from toolkit.grid.selection import finalists
@@ -23,11 +25,12 @@ from toolkit.images.source import run_images
 from toolkit.progress import Reporter
 from toolkit.report import build
 from toolkit.report.build import PARTS, report_after_run, write_report
-from toolkit.report.cuts import what_ifs
-from toolkit.report.drawing import cluster_colours
+from toolkit.report.cuts import radii, suggest_eps, what_ifs
+from toolkit.report.drawing import cluster_colours, matched_colours, with_caption
 from toolkit.report.figures import FIGURES
 from toolkit.report.figures import density as density_figures
 from toolkit.report.figures.labellings import agreement_map
+from toolkit.report.figures.maps import _is_dense
 from toolkit.report.maps import Maps, pca_map, tsne_map
 from toolkit.report.page import gather_page
 from toolkit.report.study import Study
@@ -193,10 +196,21 @@ def test_why(study):
     assert text.startswith(f"Best by silhouette (silhouette {silhouette:.4g}) {of}")
     assert f"Next is {rivals[1].name} (silhouette " in text
     assert "Stable: refits on 10 random samples of 120 rows" in text
+    words = "strong" if silhouette > 0.7 else "reasonable" if silhouette > 0.5 else "weak"
+    assert f"A silhouette of {silhouette:.2f} is a sign of {words} structure" in text
     other = study.run.finalists[1]
     ari = adjusted_rand_score(*(study.run.all_labels(m)[np.arange(N) != 7] for m in (model, other)))
     assert f"{other.name} AMI " in text
     assert f"ARI {ari:.2f}." in text
+
+
+def test_why_names_what_the_constraints_left_out(run):
+    run.config = run.config.model_copy(update={"best": run.config.best.model_copy(update={"min_clusters": 5})})
+    chosen = finalists(run.tables["last"], run.config.best)["model"]
+    run.finalists = [run.models[model] for model in chosen]
+    text = finalists_table(Study(run))["why"][0]
+    assert "Better by silhouette, but outside the constraints: " in text
+    assert "4 clusters, coverage" in text
 
 
 def test_why_of_others_than_the_best_and_of_other_groups(run):
@@ -276,10 +290,13 @@ def test_many_colours_are_distinct_and_not_grey():
     assert near.min() > 0.2  # clusters with neighbouring numbers look different
 
 
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
 @pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith(("umap", "tsne"))])
 def test_pictures(study, name):
     for descriptor in study.run.names:
         figure, caption = FIGURES[name].draw(study, descriptor)
+        with_caption(figure, caption)
+        figure.savefig(io.BytesIO())
         assert descriptor in "".join(text.get_text() for text in figure.findobj(lambda o: hasattr(o, "get_text")))
         assert len(caption) > 20
 
@@ -314,13 +331,70 @@ def test_silhouettes_of_algorithms_are_scikit_learns(study):
     expected = silhouette_score(X, AgglomerativeClustering(4).fit_predict(X))
     x, y = lines["agglomerative"].get_data()
     assert y[list(x).index(4)] == pytest.approx(expected, abs=1e-9)
-    assert caption.startswith("Fitted and scored exactly on 240 rows.")
+    assert caption.startswith("Fitted and scored exactly on 240 rows: ")
 
 
-def test_the_knee_of_a_curve():
-    flat = np.concatenate([np.linspace(1, 2, 90), np.linspace(2, 20, 10)])
-    assert density_figures.knee(flat) == pytest.approx(2, abs=0.01)
-    assert density_figures.knee(np.full(5, 3.0)) == 3.0
+def test_the_suggested_eps_is_the_best_of_those_tried(study):
+    """By brute force: the most clusters of at least 1 % of the rows, within the constraints of best."""
+    model = study.best("a")
+    X = study.run.matrix(model).astype(float)
+    found = suggest_eps(study, model, 8)
+    best, counts = study.run.config.best, {}
+    for eps in radii(study, model):
+        labels = DBSCAN(eps=eps, min_samples=8).fit_predict(X)
+        sizes = np.bincount(labels[labels >= 0], minlength=1)
+        if (labels >= 0).mean() >= best.min_coverage and sizes.max() <= best.max_largest_share * sizes.sum():
+            counts[eps] = ((sizes >= 0.01 * N).sum(), (labels >= 0).mean())
+    assert (found.n_large, found.coverage) == max(counts.values())
+    assert counts[found.eps] == (found.n_large, found.coverage)
+    figure, _ = FIGURES["k_distance"].draw(study, "a")
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert (
+        f"min_samples 8: eps {found.eps:g} gives {found.n_clusters} clusters, {found.coverage:.0%} coverage" in legend
+    )
+    start = what_ifs(study, model, np.arange(3))[0]
+    assert start.cuts[start.start].settings["eps"] == suggest_eps(study, model, 4).eps
+
+
+def test_no_eps_is_suggested_where_none_meets_the_constraints(run):
+    run.config = run.config.model_copy(update={"best": run.config.best.model_copy(update={"max_largest_share": 0.1})})
+    study = Study(run)
+    assert suggest_eps(study, study.best("a"), 8) is None
+    figure, _ = FIGURES["k_distance"].draw(study, "a")
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "min_samples 8: no eps meets the constraints" in texts
+
+
+def test_selected_clusters_of_the_tree_have_the_numbers_of_the_labelling(study):
+    forest = study.forest(study.best("a"))
+    tree = forest.condensed_tree(8, 4)
+    selected = select_clusters(tree, method="eom", epsilon=0.0, max_cluster_size=None, allow_single_cluster=False)
+    labels = forest.hdbscan(8, 4)
+    numbers = density_figures._numbers(tree, selected)
+    assert sorted(numbers.values()) == list(range(labels.max() + 1))
+    for cluster, number in numbers.items():
+        own = tree.row_cluster == cluster
+        assert set(labels[own]) <= {number}
+
+
+def test_colours_match_where_clusters_overlap(rng):
+    first = rng.integers(0, 4, 200)
+    renamed = np.array([3, 0, 1, 2])[first]
+    split = np.where((first == 2) & (np.arange(200) % 3 == 0), 9, renamed)
+    split[:5] = -1
+    colours = matched_colours([first, renamed, split])
+    for name in range(4):
+        assert colours[1][renamed[first == name][0]] == colours[0][name]
+        assert colours[2][renamed[first == name][0]] == colours[0][name]
+    assert colours[2][9] not in colours[0].values()
+    assert -1 not in colours[2]
+
+
+def test_the_dense_part_of_a_map_leaves_out_lone_points(rng):
+    points = np.concatenate([rng.normal(size=(90, 2)), rng.normal(size=(10, 2)) * 50 + 300])
+    dense = _is_dense(points.astype(np.float32))
+    assert dense.sum() == 80
+    assert not dense[90:].any()
 
 
 def test_clusters_of_the_tree_are_as_wide_as_they_have_rows(study):
@@ -441,7 +515,7 @@ def test_a_whole_report_and_its_parts(run, folder):
     assert record["report"]["peak_bytes"] > 0
     with Image.open(folder / "plots" / "a_k_distance.png") as image:
         assert "suggested" not in image.text["Title"]
-        assert "first guess for eps" in image.text["Description"]
+        assert "Dot: suggested eps" in image.text["Description"]
     assert "11.png" in (folder / "images_skipped.csv").read_text()
     before = {path: path.stat().st_mtime_ns for path in (folder / "plots").iterdir()}
     (folder / "plots" / "b_k_distance.png").unlink()
@@ -494,7 +568,10 @@ def test_the_report_of_a_run_is_made_once_and_its_failure_is_a_warning(run, fold
     (folder / "report.html").unlink()
     monkeypatch.setattr(build, "PARTS", {"html": lambda _: 1 / 0})
     report_after_run(folder, **how)
-    assert "warning: the run is complete, its report is not: division by zero" in capsys.readouterr().err
+    assert (
+        "warning: the run is complete, its report is not: ZeroDivisionError: division by zero"
+        in capsys.readouterr().err
+    )
     assert FinishedRun(folder).finalists
 
 
@@ -533,8 +610,8 @@ def test_a_run_without_images(folder, tmp_path, capsys):
     (copy / "run.json").write_text(json.dumps(record | {"images": None}))
     run = FinishedRun(copy, reporter=Reporter())
     assert write_report(run, only=["sheets", "html"])["sheets"] == []
-    assert "contact sheets are left out, no image found: 'images/0.png'" in capsys.readouterr().err
-    assert "contact sheets are left out" in (copy / "report.html").read_text()
+    assert "no contact sheets are made, no image found: 'images/0.png'" in capsys.readouterr().err
+    assert "no contact sheets are made" in (copy / "report.html").read_text()
 
 
 def test_constant_and_tiny_data(tmp_path):

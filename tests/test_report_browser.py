@@ -24,7 +24,7 @@ from browser import (
     start_browser,
     watch_pointer,
 )
-from report_demo import HOSTILE, demo_page, write_images
+from report_demo import HOSTILE, NAMES, START, demo_page, write_images
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 
@@ -66,6 +66,21 @@ def page(browser: Chrome, report_path: Path) -> Iterator[Chrome]:
     assert browser.execute_script("return window.hacked") is None
 
 
+def names_of_labels(labels: Any, word: str = "") -> dict[int, str]:
+    """Return how the page calls labels: by number, behind `word` where there is no name of the user's."""
+    named = {label: f"{label} · {name.strip()}" for label, name in NAMES.items()}
+    return {int(label): "noise" if label == -1 else named.get(int(label), f"{word}{label}") for label in labels}
+
+
+@pytest.fixture
+def phone(page: Chrome) -> Iterator[Chrome]:
+    """The page on a screen of 390 by 844 pixels, which it had not when it was opened."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    yield page
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def score(model: Any, key: str) -> float | None:
     value = model.scores.get(key)
     return None if value is None or np.isnan(value) else value
@@ -88,7 +103,11 @@ def test_sorting(page: Chrome, small: Page, key: str, better_is_greater: bool) -
 
 def test_best_value_of_each_metric_is_marked(page: Chrome, small: Page) -> None:
     for key, greater in small.metrics.items():
-        values = {i: value for i, model in enumerate(small.models) if (value := score(model, key)) is not None}
+        values = {
+            i: value
+            for i, model in enumerate(small.models)
+            if model.is_eligible and (value := score(model, key)) is not None
+        }
         best = (max if greater else min)(values, key=lambda i: values[i])
         marked = page.find_elements("css selector", f'#models td.best[data-key="{key}"]')
         rows = [cell.find_element("xpath", "..").get_attribute("data-model") for cell in marked]
@@ -116,6 +135,9 @@ def test_filters(page: Chrome, small: Page) -> None:
     expect(lambda model: model.is_finalist)
     css(page, "#filter-pareto").click()
     expect(lambda model: model.is_finalist and model.is_pareto)
+    css(page, "#filters button[type=reset]").click()
+    css(page, "#filter-eligible").click()
+    expect(lambda model: model.is_eligible)
 
 
 def test_keys_choose_a_model(page: Chrome) -> None:
@@ -134,7 +156,7 @@ def test_a_model_shows_its_clusters_with_hostile_names_as_text(page: Chrome, sma
     settled(page, "document.querySelectorAll('#clusters .bar').length === arguments[0]", len(small.models[1].clusters))
     largest = max(small.models[1].clusters, key=lambda cluster: cluster.n_rows)
     assert f"{largest.n_rows:,}" in css(page, "#clusters .bar").text
-    assert css(page, '#clusters .bar[data-code="2"] .bar-name').text == "people <i>walking</i>"
+    assert css(page, '#clusters .bar[data-code="2"] .bar-name').text == "0 · people <i>walking</i>"
     assert css(page, "#detail .why").text == small.models[1].why
     css(page, '#clusters .bar[data-code="5"]').click()
     settled(page, "document.querySelectorAll('.sheet').length === 1")
@@ -169,7 +191,7 @@ def test_hovering_shows_the_nearest_row(page: Chrome, small: Page) -> None:
     path = css(page, "#tooltip .path").text
     assert distances[small.paths.index(path)] <= distances.min() + 2
     label = int(small.models[0].labels[small.paths.index(path)])
-    assert css(page, "#tooltip .cluster-name").text in ("people <i>walking</i>", f"cluster {label}")
+    assert css(page, "#tooltip .cluster-name").text == names_of_labels([label], "cluster ")[label]
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -285,11 +307,10 @@ def test_download_has_the_selected_rows(page: Chrome, small: Page, tmp_path: Pat
 
 def assert_table_shows(page: Chrome, counts: np.ndarray, place_of: dict[int, int], labels: np.ndarray) -> None:
     """Compare the table on the page, by the names in its heads, with the counts."""
-    names = {-1: "noise", 0: "people <i>walking</i>", 3: "night"}
-    name_of = {int(label): names.get(int(label), f"cluster {label}") for label in [*place_of, *labels]}
+    name_of = names_of_labels([*place_of, *labels])
     head, *rows = page.execute_script(
         "return [...document.querySelectorAll('#contingency-table tr')].map("
-        "  (row) => [...row.cells].map((cell) => cell.textContent))"
+        "  (row) => [...row.cells].map((cell) => cell.textContent.trim()))"
     )
     assert sorted(head[1:-1]) == sorted(name_of[int(label)] for label in labels)
     assert len(rows) == min(30, len(place_of))
@@ -351,18 +372,34 @@ def test_sliders_show_the_cut(page: Chrome, small: Page) -> None:
     css(page, "#tab-whatif").click()
     settled(page, "report.cut()")
     seen = set()
-    for keys, eps, min_samples in [("", 5, 2), (Keys.HOME, 0, 2), (Keys.ARROW_RIGHT * 3, 3, 2), (Keys.END, 11, 2)]:
+    for keys, eps, min_samples in [("", 6, 3), (Keys.HOME, 0, 3), (Keys.ARROW_RIGHT * 3, 3, 3), (Keys.END, 11, 3)]:
         css(page, "#slider-0").send_keys(keys)
         cut = what_if.cuts[eps * 5 + min_samples]
-        assert (cut.settings["eps"], cut.settings["min_samples"]) == (what_if.sliders["eps"][eps], 16)
+        assert (cut.settings["eps"], cut.settings["min_samples"]) == (what_if.sliders["eps"][eps], 32)
         numbers = [dd.text for dd in page.find_elements("css selector", "#whatif-numbers dd")]
         assert numbers[0] == str(cut.n_clusters)
-        assert float(numbers[1].split()[0]) == pytest.approx(100 * cut.coverage, abs=0.051)
+        shares = (cut.coverage, 1 - cut.coverage, cut.largest_share)
+        if not cut.n_clusters:
+            assert numbers.pop() == "\N{EN DASH}"
+        for text, share in zip(numbers[1:], shares, strict=False):
+            assert float(text.split()[0]) == pytest.approx(100 * share, abs=0.051)
         settled(
             page, "report.views().whatif.codes.every((code, i) => code - 2 === arguments[0][i])", cut.labels.tolist()
         )
         seen.add(numbers[0])
     assert len(seen) == 4
+    steps = "return [...document.querySelectorAll('.steps')].map((one) => [...one.children].map((s) => s.textContent))"
+    eps, min_samples = page.execute_script(steps)
+    assert min_samples == ["4", "8", "16", "32", "64"]
+    assert (len(eps), eps[0], eps[-1]) == (12, "0.2", "2.4")
+    ticks = {
+        side: [text.text for text in page.find_elements("css selector", f"#whatif-chart .{side} text")]
+        for side in ("left", "bottom")
+    }
+    counts = [cut.n_clusters for cut in what_if.cuts[3::5]]
+    assert ticks["left"][0] == "0"
+    assert ticks["left"][-1] == str(max(counts))
+    assert (ticks["bottom"][0], ticks["bottom"][-1]) == ("0.2", "2.4")
     css(page, "#slider-1").send_keys(Keys.HOME)
     assert page.execute_script("return report.cut().coverage") == what_if.cuts[11 * 5].coverage
 
@@ -374,8 +411,201 @@ def test_what_if_without_labels_shows_numbers(browser: Chrome, small: Page, tmp_
     assert "what-if cuts" in css(browser, "#notes").get_attribute("textContent")
     css(browser, "#tab-whatif").click()
     settled(browser, "!document.getElementById('whatif-missing').hidden")
-    assert css(browser, "#whatif-numbers dd").text == str(small.what_ifs[0].cuts[5 * 5 + 2].n_clusters)
+    assert css(browser, "#whatif-numbers dd").text == str(small.what_ifs[0].cuts[START].n_clusters)
     assert severe_entries(browser) == []
+
+
+def test_headings_say_which_way_is_better_in_words(page: Chrome, small: Page) -> None:
+    heads = page.find_elements("css selector", "#models th")
+    assert not any(arrow in head.text for head in heads for arrow in "↑↓")
+    for key, greater in small.metrics.items():
+        button = css(page, f'#models th[data-key="{key}"] button')
+        better = f"{'higher' if greater else 'lower'} is better"
+        assert (button.get_attribute("title"), button.find_element("css selector", "small").text) == (better, better)
+    order = css(page, "#models-order")
+    assert order.text.startswith("Most important first: finalists, then by rank.")
+    css(page, '#models th[data-key="davies_bouldin_score"] button').click()
+    assert order.text == "Sorted by davies-bouldin, lowest first."
+    mark = "return getComputedStyle(arguments[0].querySelector('.sorted'), '::after').content"
+    assert [page.execute_script(mark, head) for head in heads].count("none") == len(heads) - 1
+
+
+def test_ineligible_models_are_pale_and_say_why(page: Chrome, small: Page) -> None:
+    for i, model in enumerate(small.models[:12]):
+        row = css(page, f'#models tr[data-model="{i}"]')
+        why = None if model.is_eligible else "Does not meet the constraints of best"
+        assert (row.get_attribute("title") or None) == why
+        assert ("ineligible" in row.get_attribute("class")) is not model.is_eligible
+        for dot in page.find_elements("css selector", f'#scatter .dot[data-model="{i}"]'):
+            opacity = float(dot.value_of_css_property("fill-opacity"))
+            assert (opacity < 0.2) is not (model.is_eligible or i == 0)
+    assert css(page, "#scatter-hollow").text == "hollow: does not meet the constraints"
+    colours = [css(page, f'tr[data-model="{i}"] td.number').value_of_css_property("color") for i in (0, 4)]
+    assert colours[0] != colours[1]
+
+
+def test_numbers_of_clusters_stand_on_their_members(page: Chrome, small: Page) -> None:
+    anchors = f"return {DETAIL}.numbered.anchors.map(({{code, place}}) => [code - 2, place])"
+    for model, n_numbers in ((1, 4), (2, 60)):
+        click_model(page, model)
+        labels = small.models[model].labels
+        settled(page, f"{DETAIL}.codes.every((code, i) => code - 2 === arguments[0][i])", labels.tolist())
+        settled(page, f"{DETAIL}.numbered.codes === {DETAIL}.codes")
+        found = page.execute_script(anchors)
+        assert len(found) == n_numbers
+        sizes = [int((labels == label).sum()) for label, _ in found]
+        assert sizes == sorted(sizes)
+        assert sizes[0] >= sorted(np.unique(labels[labels >= 0], return_counts=True)[1])[-n_numbers]
+        points = small.maps[0].points.astype(np.float64)
+        step = np.ptp(points, axis=0).max() / 65535
+        for label, place_ in found:
+            members = points[labels == label]
+            away = np.linalg.norm(members - np.median(members, axis=0), axis=1).min()
+            assert labels[place_] == label
+            assert np.linalg.norm(points[place_] - np.median(members, axis=0)) <= away + 4 * step
+    pixels = (
+        f"const v = {DETAIL}; v.draw(); const c = v.canvas; const d = c.getContext('2d');"
+        "return [...d.getImageData(0, 0, c.width, c.height).data].reduce((sum, value) => sum + value, 0)"
+    )
+    written = page.execute_script(pixels)
+    toggle = css(page, '#map-column [data-toggle="showNumbers"]')
+    assert toggle.is_selected()
+    toggle.click()
+    assert page.execute_script(pixels) != written
+
+
+def test_clusters_of_one_name_have_one_colour_everywhere(page: Chrome) -> None:
+    page.execute_script("return report.chooseModel(5)")  # labels 0 to 7, of which 3 and 7 are night
+    settled(page, "document.querySelectorAll('#clusters .bar').length === 9")
+    bar = '#clusters .bar[data-code="{}"]'
+    names = [css(page, bar.format(code)).find_element("css selector", ".bar-name").text for code in (5, 9, 6, 1)]
+    assert names == ["3 · night", "7 · night", "cluster 4", "noise"]
+    colour = "return document.querySelector(arguments[0]).style.getPropertyValue('--colour')"
+    for selector in (bar, '.sheet[data-code="{}"]'):
+        three, seven, four = (page.execute_script(colour, selector.format(code)) for code in (5, 9, 6))
+        assert three == seven != four
+    ink = (
+        f"const v = {DETAIL}; const inks = {{}}; v.order.forEach((place, i) => {{"
+        "  inks[v.codes[v.places.positions[place]]] = v.ink[i]; }); return inks"
+    )
+    inks = page.execute_script(ink)
+    assert inks["5"] == inks["9"] != inks["6"]
+    long = css(page, f"{bar.format(7)} .clip")
+    assert page.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", long)
+    assert css(page, bar.format(7)).get_attribute("title").startswith(f"5 · {NAMES[5]}")
+    heads = [span.text for span in page.find_elements("css selector", ".bars-head span")]
+    assert heads == ["Cluster", "Stability", "Rows"]
+
+
+def test_facts_of_a_model_and_of_the_run(page: Chrome, small: Page) -> None:
+    names = [dt.text for dt in page.find_elements("css selector", "#detail-head > .scores dt")]
+    metrics = ["Calinski-Harabasz", "Davies-Bouldin", "Silhouette"]
+    assert names == ["Clusters", *metrics, "Coverage", "Noise", "Largest share", "Stability", "Parameters", "Rows"]
+    assert css(page, "#how summary").text == "How it was computed"
+    rest = "return [...document.querySelectorAll('#how dt')].map((dt) => dt.textContent)"
+    assert page.execute_script(rest) == ["Descriptor", "Scaler", "Algorithm", "Stage", "Silhouette rows"]
+    assert css(page, "#how").get_attribute("open") is None
+    css(page, "#how summary").click()
+    click_model(page, 1)
+    settled(page, "document.getElementById('how').open")
+    assert "60 in 1 stage" in [dd.text for dd in page.find_elements("css selector", "#facts dd")]
+    time_ = css(page, "#facts time")
+    local = "return new Date('2026-03-05T09:07:08Z').getHours()"
+    assert time_.text == f"5 Mar 2026, {page.execute_script(local):02}:07"
+    assert time_.get_attribute("title") == dict(small.facts)["Finished"]
+
+
+def test_contact_sheets_say_where_they_lie(page: Chrome) -> None:
+    settled(page, "document.getElementById('sheets-note')")
+    assert css(page, "#sheets-note").text.startswith("Contact sheets lie in plots/ beside the report")
+    assert css(page, ".sheet header a").get_attribute("title") == "sheets/cluster 0.png beside this file"
+    page.execute_script("return report.chooseModel(6)")
+    settled(page, "!document.getElementById('sheets-note')")
+
+
+def test_colours_of_the_right_model_are_those_of_the_left_with_most_rows(page: Chrome, small: Page) -> None:
+    css(page, "#tab-compare").click()
+    for side, model in (("first", 1), ("second", 5)):
+        css(page, f'#compare-{side} option[value="{model}"]').click()
+    a, b = small.models[1].labels, small.models[5].labels
+    settled(page, "report.views().compare[1].codes.every((code, i) => code - 2 === arguments[0][i])", b.tolist())
+    tints = dict(page.execute_script("return [...report.views().compare[1].legend.tints]"))
+    merged = {3: 3, 7: 3}  # they share a name
+    shared = {
+        (left, right): int(((a == left) & np.isin(b, [k for k in range(8) if merged.get(k, k) == right])).sum())
+        for left in range(4)
+        for right in (0, 1, 2, 3, 4, 5, 6)
+    }
+    expected: dict[int, int] = {}
+    for (left, right), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0])):
+        if right not in expected and left not in expected.values():
+            expected[right] = left
+    assert {right: tints[right + 2] - 2 for right in expected} == expected
+    assert tints[9] == tints[5]
+    others = [tints[right + 2] - 2 for right in range(7) if right not in expected]
+    assert len(set(others)) == 3
+    assert min(others) > 3
+    swatches = "return [...document.querySelectorAll(arguments[0])].map((swatch) => swatch.style.cssText)"
+    rows, columns = (
+        set(page.execute_script(swatches, f"#contingency-table {part} th .swatch")) for part in ("tbody", "thead")
+    )
+    assert rows <= columns
+    assert not any("cluster" in head.text for head in page.find_elements("css selector", "#contingency-table th"))
+
+
+def test_thirty_columns_fit(page: Chrome) -> None:
+    css(page, "#tab-compare").click()
+    for side, model in (("first", 1), ("second", 2)):
+        css(page, f'#compare-{side} option[value="{model}"]').click()
+    settled(page, "document.querySelectorAll('#contingency-table thead th').length === 32")
+    box = "const box = document.querySelector('#contingency .table-box'); "
+    assert page.execute_script(f"{box} return box.scrollWidth <= box.clientWidth")
+    assert not css(page, "#contingency-hint").is_displayed()
+
+
+def test_a_wide_table_scrolls_with_its_first_column_in_place(phone: Chrome) -> None:
+    page = phone
+    css(page, "#tab-compare").click()
+    settled(page, "report.contingency()")
+    css(page, '#compare-second option[value="2"]').click()
+    settled(page, "document.querySelectorAll('#contingency-table thead th').length === 32")
+    settled(page, "!document.getElementById('contingency-hint').hidden")
+    box = "const box = document.querySelector('#contingency .table-box'); "
+    first = "document.querySelector('#contingency-table tbody th').getBoundingClientRect().left"
+    assert page.execute_script(f"{box} const was = {first}; box.scrollLeft = 300; return was - {first}") == 0
+
+
+def test_a_narrow_screen(phone: Chrome, report_path: Path) -> None:
+    page = phone
+    open_page(page, report_path)
+    assert page.execute_script("return document.querySelector('.top').offsetHeight") <= 844 / 4
+    assert not css(page, "#facts").is_displayed()
+    css(page, "#about summary").click()
+    assert css(page, "#facts").is_displayed()
+    assert page.execute_script("const t = document.getElementById('tabs'); return t.scrollWidth > t.clientWidth")
+    outside = (
+        "return [...document.querySelectorAll('main dd, main .bar *, main .caption, .sheet header *, svg text')]"
+        ".filter((each) => { const box = each.getBoundingClientRect(); return box.right > innerWidth + 1; })"
+        ".map((each) => each.outerHTML)"
+    )
+    for tab in ("compare", "whatif", "figures", "models"):
+        page.execute_script("document.getElementById(arguments[0]).click()", f"tab-{tab}")
+        page.execute_script("return new Promise((done) => setTimeout(done, 100))")
+        assert page.execute_script(outside) == []
+        assert page.execute_script("const w = document.querySelector('.why'); return w.scrollWidth <= w.clientWidth")
+        assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_without_a_finalist_that_is_said(browser: Chrome, small: Page, tmp_path: Path) -> None:
+    models = [dataclasses.replace(model, is_finalist=False, why="") for model in small.models]
+    (tmp_path / "report.html").write_text(page_html(dataclasses.replace(small, models=models))[0], "utf-8")
+    open_page(browser, tmp_path / "report.html")
+    assert css(browser, "#panel-models > :first-child").text.startswith("No model meets the constraints of best")
+    assert severe_entries(browser) == []
+
+
+def test_with_a_finalist_there_is_no_notice(page: Chrome) -> None:
+    assert not css(page, "#no-best").is_displayed()
 
 
 def test_themes(page: Chrome) -> None:
@@ -429,6 +659,11 @@ def test_scatter_chooses_a_model(page: Chrome, small: Page) -> None:
 
 def test_agreement_and_figures(page: Chrome, small: Page) -> None:
     css(page, "#tab-figures").click()
+    assert css(page, "#panel-figures h2").text == "Agreement of the best models"
+    caption = css(page, "#panel-figures .caption").text
+    assert caption.startswith("Above the diagonal: adjusted Rand index (ARI). Below it: adjusted mutual information")
+    first, last = small.agreement[0], css(page, "#agreement tbody tr:nth-child(2) td")
+    assert last.text == f"{first[3]:.2f}", "below the diagonal: AMI"
     settled(page, "document.querySelectorAll('#panel-figures figure').length === 3")
     cells = [td.text for td in page.find_elements("css selector", "#agreement tbody tr:nth-child(1) td")]
     assert cells == ["1"] + [f"{ari:.2f}" for _, _, ari, _ in small.agreement[:3]]
@@ -482,6 +717,12 @@ def test_a_page_of_100_000_rows(browser: Chrome, tmp_path: Path) -> None:
         "const pixels = new Uint32Array(data.buffer); return pixels.filter((pixel) => pixel !== pixels[0]).length"
     )
     assert browser.execute_script(inked) > 20_000
+    numbers = (
+        f"const v = {DETAIL}; v.showNumbers = arguments[0];"
+        "return [...Array(9)].map(() => { v.draw(); return v.drawMs; })"
+    )
+    without, with_ = (sorted(browser.execute_script(numbers, shown))[4] for shown in (False, True))
+    assert with_ < 2 * without + 10, "the numbers of clusters do not slow the drawing of the points"
     click_model(browser, 39)
     settled(
         browser, f"{DETAIL}.codes.every((code, i) => code - 2 === arguments[0][i])", large.models[39].labels.tolist()

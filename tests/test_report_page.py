@@ -139,6 +139,15 @@ def test_addresses_are_paths_only(address: str, safe: str) -> None:
     assert safe_address(safe) == safe
 
 
+def test_eligibility_and_the_start_of_the_sliders_are_handed_on(small: Page, document: str) -> None:
+    page = Elements(document).page()
+    assert [model["is_eligible"] for model in page["models"]] == [model.is_eligible for model in small.models]
+    assert {model["is_eligible"] for model in page["models"]} == {True, False}
+    what_if = page["what_ifs"][0]
+    assert what_if["start"] == small.what_ifs[0].start != 0
+    assert [cut["largest_share"] for cut in what_if["cuts"]] == [cut.largest_share for cut in small.what_ifs[0].cuts]
+
+
 def kept(document: str) -> tuple[int, int, int, int]:
     elements = Elements(document)
     page = elements.page()

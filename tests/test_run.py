@@ -380,6 +380,7 @@ def test_the_digits_job(tmp_path):
         shutil.copy(ROOT / "jobs" / name, tmp_path / "jobs" / name)
     (tmp_path / "descriptors").mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = ""
     for command in (
         ["jobs/digits_descriptors.py"],
         ["-m", "toolkit", "run", "jobs/digits.yaml", "--out", "results/digits"],
@@ -388,6 +389,8 @@ def test_the_digits_job(tmp_path):
         done = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
         )
+        said = done.stdout if "toolkit" in command else said
+    assert "report     results/digits/report.html" in said
     first = done.stdout.split("chance):")[1].split()[0]
     assert float(first) >= 0.7
     out = tmp_path / "results" / "digits"

@@ -308,7 +308,7 @@ def _check_features(run: FinishedRun, model: Model, file: DescriptorFile) -> Non
 
 # What is written
 def _table(run: FinishedRun, paths: np.ndarray, found: list[Assigned]) -> pd.DataFrame:
-    from toolkit.naming import defused, names_of
+    from toolkit.naming import defused
 
     columns: dict[str, object] = {"image_path": paths}
     reasons = np.full(len(paths), "", dtype=object)
@@ -317,7 +317,7 @@ def _table(run: FinishedRun, paths: np.ndarray, found: list[Assigned]) -> pd.Dat
         labels[one.reason != 0] = pd.NA
         columns[one.model.name] = labels
         columns[f"{one.model.name}:{one.measure}"] = one.values
-        if names := names_of(run, one.model):
+        if names := _names(run, one.model):
             named = [defused(names.get(label, "")) for label in one.labels.tolist()]
             columns[f"{one.model.name}:name"] = np.where(one.reason == 0, np.array(named, dtype=object), "")
         for row in np.flatnonzero(one.reason):
@@ -325,6 +325,21 @@ def _table(run: FinishedRun, paths: np.ndarray, found: list[Assigned]) -> pd.Dat
             if text not in reasons[row]:
                 reasons[row] += f"; {text}" if reasons[row] else text
     return pd.DataFrame(columns | {"reason": reasons})
+
+
+def _names(run: FinishedRun, model: Model) -> dict[int, str]:
+    """Return label -> name; a names.csv that cannot be used costs the names, not the labels."""
+    from toolkit.naming import all_names
+
+    try:
+        found = all_names(run).get(model)
+    except InputError as error:
+        run.reporter.warn(f"names are left out: {error}")
+        return {}
+    if found and found.split:
+        split = ", ".join(map(str, found.split))
+        run.reporter.warn(f"{model.name}: clusters {split} are split by names.csv; new rows get the name of the whole")
+    return found.names if found else {}
 
 
 def assigned_text(found: list[Assigned]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,6 +47,13 @@ class NameRow(NamedTuple):
     split: str
 
 
+class ClusterNames(NamedTuple):
+    """Of one model: label -> name of the clusters that have one, and the labels of those that are split."""
+
+    names: dict[int, str]
+    split: list[int]
+
+
 @dataclass(frozen=True)
 class Named:
     """What was written.
@@ -80,7 +87,7 @@ def label_images(
     model : str, optional
         Name or id; by default the one that the names are for, of a form the best of all.
     names : path, optional
-        By default ``names.csv`` in the run; others are copied there, so that they are applied to later runs too.
+        By default ``names.csv`` in the run; those of another file are put in there, for later runs and reports.
     memory, device, reporter
         As in `FinishedRun`.
 
@@ -112,23 +119,25 @@ def label_images(
     if chosen is None:
         raise InputError(f"{path} has no rows; delete it, and a form is written in its place")
     if chosen not in by_model:
-        raise InputError(f"{path} names no cluster of {chosen.name}, only of {listed}; add rows, or give --model")
+        raise InputError(f"{path} names no cluster of {chosen.name}, only of {listed}; add rows with that model")
     if model is None and len(by_model) > 1:
         raise InputError(f"{path} is for {len(by_model)} models: {listed}; choose one with --model")
     named = _write_labelled(run, chosen, by_model[chosen])
-    if names is not None and path.resolve() != (run.folder / NAMES).resolve():
-        _keep_names(run, chosen, by_model[chosen])
-    return named
+    if names is None or path.resolve() == (run.folder / NAMES).resolve():
+        return named
+    return replace(named, text=f"{named.text}; {_keep_names(run, chosen, by_model[chosen])}")
 
 
-def _keep_names(run: FinishedRun, model: Model, rows: list[NameRow]) -> None:
-    """Put a model's names into the run's own ``names.csv``, in place of earlier ones, for later runs and reports."""
+def _keep_names(run: FinishedRun, model: Model, rows: list[NameRow]) -> str:
+    """Put names into the run's own ``names.csv``, for later runs and reports; say what became of those there."""
     path = run.folder / NAMES
     before = read_names(path) if path.exists() else []
-    others = [row for row in before if model not in _known_models(run, [row], None)]
+    new = {row.cluster for row in rows}
+    kept = [row for row in before if row.cluster not in new or model not in _known_models(run, [row], None)]
     with atomic_file(path) as file:
-        table = pd.DataFrame([*rows, *others]).drop(columns="where")
+        table = pd.DataFrame([*rows, *kept]).drop(columns="where")
         table.to_csv(file, index=False, lineterminator="\n")
+    return f"{path} has these {len(rows)} names too, in place of {len(before) - len(kept)} ({len(kept)} others stay)"
 
 
 def apply_names(run: FinishedRun, reporter: Reporter) -> None:
@@ -160,18 +169,27 @@ def names_of(run: FinishedRun, model: Model) -> dict[int, str]:
     InputError
         If the file cannot be read.
     """
-    return all_names(run).get(model, {})
+    found = all_names(run)
+    return found[model].names if model in found else {}
 
 
-def all_names(run: FinishedRun) -> dict[Model, dict[int, str]]:
-    """Return the names of the clusters of every model that the run's ``names.csv`` names; see `names_of`."""
+def all_names(run: FinishedRun) -> dict[Model, ClusterNames]:
+    """Return what the run's ``names.csv`` says of every model that it names.
+
+    Raises
+    ------
+    InputError
+        As `names_of`.
+    """
     path = run.folder / NAMES
     if not path.exists():
         return {}
-    return {
-        model: {int(one): row.name for one, row in _by_cluster(rows).items() if row.name and "." not in one}
-        for model, rows in _known_models(run, read_names(path), None).items()
-    }
+    found = {}
+    for model, rows in _known_models(run, read_names(path), None).items():
+        whole = {int(one): row for one, row in _by_cluster(rows).items() if "." not in one}
+        names = {label: row.name for label, row in whole.items() if row.name}
+        found[model] = ClusterNames(names, [label for label, row in whole.items() if row.split])
+    return found
 
 
 def defused(name: str) -> str:
@@ -196,6 +214,8 @@ def read_names(path: Path) -> list[NameRow]:
     except (csv.Error, OSError) as error:
         raise InputError(f"{path} is not a readable CSV: {error}") from error
     header = [name.strip().lower() for name in lines[0][1]] if lines else []
+    if len(header) == 1 and ";" in header[0]:
+        raise InputError(f"{path} is separated by semicolons; save it as CSV separated by commas")
     if missing := [name for name in _COLUMNS if name not in header]:
         raise InputError(f"{path} has no column {missing[0]}; there are: {', '.join(header) or 'none'}")
     place = {name: header.index(name) for name in (*_COLUMNS, "split") if name in header}
@@ -322,7 +342,11 @@ def _write_labelled(run: FinishedRun, model: Model, rows: list[NameRow]) -> Name
     with_name = int((table["name"] != "").sum())
     n_names = table.loc[table["name"] != "", "name"].nunique()
     text = f"{path}: {with_name:,} of {len(table):,} images have one of {n_names} names, by {model.name}"
-    return Named(path, text)
+    if not n_names:
+        text = f"{path} has no name yet: fill in the column name of {run.folder / NAMES}"
+    if parts := [one for one in known if "." in one and one not in named]:
+        text += f"; the parts {', '.join(parts[:20])} can be named by rows of their own"
+    return Named(path, f"{text}; `toolkit report {run.folder} --only sheets --only html` shows names")
 
 
 def _name_of(cluster: str, named: dict[str, NameRow]) -> str:

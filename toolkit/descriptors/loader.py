@@ -86,7 +86,7 @@ class DataLoader:
     def _list_files(self) -> dict[str, Path]:
         if not self.folder.is_dir():
             what = "is a file, not a folder" if self.folder.exists() else "does not exist"
-            raise InputError(f"descriptor folder {self.folder} {what}")
+            raise InputError(f"descriptor folder {self.folder} {what}; put it back, or name another")
         found: dict[str, Path] = {}
         for path in sorted(self.folder.iterdir()):
             is_paths = path.name == _PATHS_FILE or (
@@ -241,7 +241,10 @@ def _read_paths(path: Path) -> np.ndarray:
     named = [header.index(name) for name in _PATH_HEADERS if name in header]
     if not named and header not in ([""], ["0"], ["", "0"]):  # no header: pandas writes a nameless or numbered one
         if len(header) > 1:
-            raise InputError(f"image paths {path} has no column called any of: {', '.join(_PATH_HEADERS)}")
+            raise InputError(
+                f"image paths {path} has no column called any of: {', '.join(_PATH_HEADERS)}; there are: "
+                f"{', '.join(header)[:200]}"
+            )
         return np.array([row[0] for row in rows])
     column = named[0] if named else len(header) - 1
     ragged = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)

@@ -37,7 +37,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise InputError(f"{folder} holds no run (there is no {path})") from error
+        raise InputError(f"{folder} holds no run (there is no {path}); give the --out of a `toolkit run`") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{folder} is a file; give the folder of a run") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}; delete the folder, or restore the file") from error
     if not isinstance(record, dict) or not set(record) >= _KEYS:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.atomic import atomic_file, remove_unfinished, write_text
 from toolkit.descriptors.cache import digest, file_digest
-from toolkit.errors import unknown
+from toolkit.errors import ToolkitError, unknown
 from toolkit.grid.finished import FinishedRun
 from toolkit.grid.folder import RunFolder
 from toolkit.images.source import open_images, run_images
@@ -77,18 +77,22 @@ class _Report:
         return written
 
     def _draw(self, path: Path, descriptor: str, title: str, draw: Draw) -> bool:
+        from toolkit.report.drawing import with_caption
+
         try:
             drawn = draw()
         except OSError:
             raise  # the disk
         except Exception as error:  # a library's trouble with one picture must not cost the others
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = " ".join(str(error).split())
+            reason = reason if isinstance(error, ToolkitError) else f"{type(error).__name__}: {reason}"
             self.notes["plots"].append(f"picture {path.name} could not be made: {reason}")
             self.run.reporter.warn(self.notes["plots"][-1])
             return False
         if drawn is None:
             return False
         figure, caption = drawn
+        with_caption(figure, caption)
         title = f"{descriptor}: {title}" if descriptor else title
         about = {"Descriptor": descriptor, "Title": title, "Description": caption, "Software": None}
         content = io.BytesIO()
@@ -99,22 +103,19 @@ class _Report:
 
     def sheets(self) -> list[Path]:
         """Write ``plots/DESCRIPTOR_cluster_K.png`` for the best model of each descriptor; none without images."""
-        from toolkit.report.sheets import remove_sheets, write_sheets
+        from toolkit.report.sheets import write_sheets
 
         if len(self.source.problems) == self.run.n_rows:
             first = f"'{self.run.image_paths[0]:.200}' {self.source.problems[0]}"
             why = "the run has no image paths" if self.run.loader.image_paths is None else f"no image found: {first}"
-            text = f"contact sheets are left out, {why}; --images takes a folder or a zip archive"
+            text = f"no contact sheets are made, {why}; --images takes a folder or a zip archive"
             self.notes["sheets"].append(text)
             self.run.reporter.say(text)
-            for descriptor in self.run.names:
-                remove_sheets(self.plots, descriptor)
             return []
         written: list[Path] = []
         for descriptor in self.run.names:
             model = self.study.best(descriptor)
             if model is None:
-                remove_sheets(self.plots, descriptor)
                 continue
             stability = self.study.stability[model.id].clusters
             names = self.study.names_of(model)
@@ -222,5 +223,6 @@ def report_after_run(folder: Path, *, memory: MemoryBudget, device: str, reporte
         else:
             write_report(run)
     except Exception as error:  # the run is finished, and must be said to be
-        reason = " ".join(str(error).split()) or type(error).__name__
+        known = isinstance(error, ToolkitError | OSError)
+        reason = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
         reporter.warn(f"the run is complete, its report is not: {reason}; `toolkit report {folder}` makes it")

@@ -21,7 +21,8 @@ _GOLDEN = 0.618033988749895  # of the colour circle, from one hue to the next: n
 _SHADES = ((0.85, 0.50), (0.65, 0.70), (0.95, 0.36))  # (saturation, lightness), taken in turn
 _MAX_TICKS = 30
 _LEGEND_CLUSTERS = 20
-_NAMED_ON_MAP = 80
+_NUMBERED = 60  # clusters on a map; the largest
+_CAPTION_CHARACTERS, _LINE_INCHES = 16, 0.16  # per inch; of one line
 _SMALL_POINTS = 20_000  # points of a map share this area
 
 
@@ -31,19 +32,66 @@ def cluster_colours(n_clusters: int) -> list[Any]:
     few = named[::2] + named[1::2]
     if n_clusters <= len(few):
         return few[:n_clusters]
-    hues = (np.arange(n_clusters) * _GOLDEN) % 1
-    shades = [_SHADES[i % len(_SHADES)] for i in range(n_clusters)]
+    return _many_colours(n_clusters)
+
+
+def _many_colours(n_colours: int) -> list[Any]:
+    hues = (np.arange(n_colours) * _GOLDEN) % 1
+    shades = [_SHADES[i % len(_SHADES)] for i in range(n_colours)]
     return [sns.husl_palette(1, h=hue, s=s, l=light)[0] for hue, (s, light) in zip(hues, shades, strict=True)]
 
 
-def draw_counts(ax: Axes, labels: np.ndarray) -> None:
+def matched_colours(labellings: Sequence[np.ndarray]) -> list[dict[int, Any]]:
+    """Return label -> colour for labellings of the same rows, so that what overlaps most looks alike.
+
+    The clusters of the first have `cluster_colours`. One of another takes the colour of the cluster of the first with
+    which it shares the most rows, if no other shares more with it; what is left takes further colours.
+
+    Parameters
+    ----------
+    labellings : sequence of ndarray (n_rows,) int
+        Below 0 is no cluster.
+    """
+    first = labellings[0]
+    most = max((len(np.unique(labels[labels >= 0])) for labels in labellings), default=0)
+    own = np.unique(first[first >= 0])
+    found = [dict(zip(own.tolist(), cluster_colours(len(own)), strict=True))]
+    for labels in labellings[1:]:
+        both = (labels >= 0) & (first >= 0)
+        pairs, counts = np.unique(np.stack([labels[both], first[both]]), axis=1, return_counts=True)
+        colours: dict[int, Any] = {}
+        taken: set[int] = set()
+        for at in np.argsort(-counts, kind="stable"):
+            name, other = (int(value) for value in pairs[:, at])
+            if name not in colours and other not in taken:
+                colours[name] = found[0][other]
+                taken.add(other)
+        further = iter(_many_colours(most))
+        for name in np.unique(labels[labels >= 0]).tolist():
+            if name not in colours:
+                colours[name] = next(further)
+        found.append(colours)
+    return found
+
+
+def with_caption(figure: Any, caption: str) -> None:
+    """Write the caption below the pictures, so that it is there wherever the file goes."""
+    width, height = figure.get_size_inches()
+    lines = wrapped(caption, int(width * _CAPTION_CHARACTERS))
+    figure.set_size_inches(width, height + _LINE_INCHES * (lines.count("\n") + 1))
+    figure.supxlabel(lines, fontsize=8, color="0.3")
+
+
+def draw_counts(ax: Axes, labels: np.ndarray, colours: dict[int, Any] | None = None) -> None:
     """Draw how many rows each cluster has; noise (-1) is grey."""
     names, counts = np.unique(labels, return_counts=True)
-    bar_colours = [NOISE_COLOUR if name == -1 else BAR_COLOUR for name in names]
+    bar_colours = [NOISE_COLOUR if name == -1 else (colours or {}).get(int(name), BAR_COLOUR) for name in names]
     if len(names) <= _MAX_TICKS:
         ticks = ["noise" if name == -1 else str(name) for name in names]
         ax.bar(ticks, counts, color=bar_colours)
         ax.tick_params(axis="x", labelsize=8 if len(names) <= 15 else 6)
+        if names[0] == -1:
+            ax.get_xticklabels()[0].set_horizontalalignment("right")  # else it runs into the next
     else:
         ax.bar(names, counts, width=0.8, color=bar_colours)
     ax.set(xlabel="cluster", ylabel="rows")
@@ -57,6 +105,7 @@ def draw_map(
     method: str = "UMAP",
     ranges: Sequence[tuple[float, float]] | None = None,
     numbered: bool = False,
+    colours: dict[int, Any] | None = None,
 ) -> None:
     """Draw rows as points, coloured by cluster, noise (-1) grey and below the clusters.
 
@@ -72,6 +121,8 @@ def draw_map(
         One per dimension; only points inside all of them are drawn.
     numbered : bool
         Write the number of each cluster at the member nearest to its median, instead of a legend.
+    colours : dict of int to colour, optional
+        Label -> its colour; by default `cluster_colours` in the order of the labels.
     """
     inside = np.ones(len(points), bool)
     for axis, (low, high) in enumerate(ranges or ()):
@@ -79,12 +130,13 @@ def draw_map(
     points, labels = points[inside], labels[inside]
     names, dense = np.unique(labels, return_inverse=True)
     clusters = names[names != -1]
-    palette = [NOISE_COLOUR] * (len(names) - len(clusters)) + cluster_colours(len(clusters))
+    if colours is None:
+        colours = dict(zip(clusters.tolist(), cluster_colours(len(clusters)), strict=True))
+    palette = [colours.get(name, NOISE_COLOUR) for name in names.tolist()]
     size = float(np.clip(_SMALL_POINTS / max(len(points), 1), 0.3, 12))
     order = np.argsort(labels != -1, kind="stable")
     of_point = np.array([colors.to_rgb(colour) for colour in palette]).reshape(-1, 3)[dense[order]]
     ax.scatter(*points[order].T, s=size, c=of_point, linewidths=0, rasterized=True)
-    numbered = numbered and 0 < len(clusters) <= _NAMED_ON_MAP
     if not numbered and 0 < len(clusters) <= _LEGEND_CLUSTERS:
         for name, colour in zip(names, palette, strict=True):
             ax.scatter(*[[]] * points.shape[1], color=colour, label="noise" if name == -1 else str(name), s=20)
@@ -98,11 +150,13 @@ def draw_map(
 
 
 def _number_clusters(ax: Any, points: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> None:
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
-    for name in clusters:
+    halo = [patheffects.withStroke(linewidth=2, foreground="white")]
+    sizes = np.array([np.count_nonzero(labels == name) for name in clusters])
+    size = 9 if len(clusters) <= 20 else 6.5
+    for name in clusters[np.argsort(-sizes, kind="stable")[:_NUMBERED]]:
         members = points[labels == name]
         middle = members[((members - np.median(members, axis=0)) ** 2).sum(axis=1).argmin()]
-        ax.text(*middle, str(name), fontsize=9, weight="bold", ha="center", va="center", path_effects=halo)
+        ax.text(*middle, str(name), fontsize=size, weight="bold", ha="center", va="center", path_effects=halo)
 
 
 def params_text(params: dict[str, Any] | str) -> str:

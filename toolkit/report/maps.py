@@ -27,6 +27,7 @@ _PERPLEXITY = 30.0  # scikit-learn's default
 _VERSION = 1  # of what a kept map means; raise it when its computation changes
 _BLOCK_ROWS = 8192
 _FEW_ROWS = 1000
+_LEAST_ROWS = 20  # that a map is asked to show
 LIBRARY_BYTES = 600 << 20  # of what umap-learn loads and compiles
 
 
@@ -153,8 +154,8 @@ class Maps:
     """
 
     def __init__(self, run: FinishedRun, most_rows: int | None = None) -> None:
-        if most_rows is not None and most_rows < 1:
-            raise InputError(f"map rows are {most_rows}; allowed: a whole number of at least 1")
+        if most_rows is not None and most_rows < _LEAST_ROWS:
+            raise InputError(f"map rows are {most_rows}; allowed: a whole number of at least {_LEAST_ROWS}")
         self.run, self.most_rows = run, most_rows
         self.place_in_order = np.empty(run.n_rows, np.int64)
         self.place_in_order[np.random.default_rng(run.config.seed).permutation(run.n_rows)] = np.arange(run.n_rows)

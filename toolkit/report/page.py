@@ -73,7 +73,7 @@ def gather_page(study: Study, source: ImageSource, *, notes: list[str]) -> Page:
     ]
     thumbnails = _thumbnails(study, source, rows, shown)
     maps, lost = _maps(study, rows)
-    notes = [*notes, *_notes(study, rows, seen, len(thumbnails)), *lost]
+    notes = [*notes, *_notes(study, source, rows, seen, len(thumbnails)), *lost]
     if n_labelled < len(ordered):
         notes.append(f"At most the labels of the first {n_labelled:,} of {len(ordered):,} models are on this page.")
     return Page(
@@ -132,7 +132,7 @@ def _seen(study: Study, shown: dict[str, _Shown]) -> np.ndarray:
     return np.unique(np.concatenate([study.run.reduced(model).rows for model in samples.values()]))
 
 
-def _notes(study: Study, rows: np.ndarray, seen: np.ndarray, n_thumbnails: int) -> list[str]:
+def _notes(study: Study, source: ImageSource, rows: np.ndarray, seen: np.ndarray, n_thumbnails: int) -> list[str]:
     """Say what of the run is not on the page."""
     run, notes = study.run, []
     if len(seen) < run.n_rows:
@@ -145,7 +145,11 @@ def _notes(study: Study, rows: np.ndarray, seen: np.ndarray, n_thumbnails: int) 
             f"The page shows {len(rows):,} of {len(seen):,} rows: a random sample (seed {run.config.seed}), and those "
             "that show clusters. Sizes and scores are of all rows that a model was fitted on."
         )
-    if 0 < n_thumbnails < len(rows):
+    if 0 < (n_skipped := len(source.problems)) < run.n_rows:
+        notes.append(f"{n_skipped:,} of {run.n_rows:,} images cannot be used; images_skipped.csv says why.")
+    if names := [model.name for model in _with_members(study) if study.has_splits(model)]:
+        notes.append(f"names.csv splits clusters of {', '.join(names)}: their parts are in labelled.csv, not here.")
+    if 0 < n_thumbnails < len(rows) - len(source.problems):
         notes.append(f"{n_thumbnails:,} of {len(rows):,} rows have a thumbnail, those that show clusters first.")
     for name in run.names:
         best = study.best(name)
@@ -182,6 +186,7 @@ def _reported(
         clusters=_clusters(study, model, all_labels, rows, shown, stability.clusters if stability else {}),
         is_finalist=is_finalist,
         is_pareto=model.id in study.front,
+        is_eligible=model.id in study.eligible,
         why=why(study, model) if is_finalist else "",
     )
 

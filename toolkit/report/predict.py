@@ -54,8 +54,6 @@ def predicted_text(study: Study) -> str:
     """Say in one line what a report will take."""
     cost = predict_report(study)
     memory = study.run.memory
-    return (
-        f"report of {len(study.run.names)} descriptors, {study.run.n_rows:,} rows: at most about "
-        f"{format_seconds(cost.seconds)}, {format_size(cost.n_bytes)} of memory beside the program itself (budget "
-        f"{format_size(memory.limit)}, {memory.source})"
-    )
+    took = f"about {format_seconds(cost.seconds)}, {format_size(cost.n_bytes)} of memory beside the program itself"
+    budget = f"budget {format_size(memory.limit)}, {memory.source}"
+    return f"report: {len(study.run.names)} x {study.run.n_rows:,} rows, {took} ({budget})"

@@ -108,7 +108,7 @@ def write_sheets(
     descriptor = model.cell.sample.descriptor
 
     def write(label: int) -> Path | None:
-        sections = _sections(members[label], thumbnails)
+        sections = _sections(members[label], thumbnails, counts[label])
         if not any(section.images for section in sections):
             return None
         path = folder / f"{descriptor}_cluster_{'noise' if label == NOISE else label}.png"
@@ -121,7 +121,8 @@ def write_sheets(
             task.advance(1)
             if path is not None:
                 sheets[label] = path
-    remove_sheets(folder, descriptor, kept=sheets.values())
+    if sheets:  # else those that are there, of the same model, are better than none
+        _remove_others(folder, descriptor, sheets)
     _tell(run, source, len(members), sheets, reporter)
     return sheets
 
@@ -132,9 +133,9 @@ def _largest(counts: dict[int, int], most: int) -> set[int]:
     return {*clusters[:most], *(counts.keys() & {NOISE})}
 
 
-def remove_sheets(folder: Path, descriptor: str, *, kept: Iterable[Path] = ()) -> None:
-    """Remove the sheets of a descriptor's earlier model, but for some."""
-    stay = set(kept)
+def _remove_others(folder: Path, descriptor: str, sheets: dict[int, Path]) -> None:
+    """Remove sheets of an earlier model."""
+    stay = set(sheets.values())
     pattern = re.compile(re.escape(descriptor) + r"_cluster_(\d+|noise)\.png")
     for path in folder.iterdir():
         if pattern.fullmatch(path.name) and path not in stay:
@@ -151,8 +152,8 @@ def _tell(run: FinishedRun, source: ImageSource, n_wanted: int, sheets: dict[int
     example = f"for instance {str(source.paths[row])!r:.120} {reason}"
     if not sheets:
         reporter.warn(
-            f"no contact sheets: not one image could be read ({example}); all are listed in {path}; say where the "
-            f"images are in descriptors.images"
+            f"no new contact sheets: not one image could be read ({example}); all are listed in {path}; say where the "
+            f"images are by --images, or descriptors.images in the configuration"
         )
         return
     n_without = n_wanted - len(sheets)
@@ -181,11 +182,13 @@ def _lines(model: Model, label: int, counts: dict[int, int], stabilities: dict[i
     return [f"{cell.sample.descriptor}     {cell.cluster_class} ({params})     scaler {cell.scaler}", size]
 
 
-def _sections(members: dict[str, np.ndarray], thumbnails: Thumbnails) -> list[_Section]:
+def _sections(members: dict[str, np.ndarray], thumbnails: Thumbnails, n_rows: int) -> list[_Section]:
     """Return what is shown of a cluster: all of a small one, else some of each kind."""
     main = next((kind for kind in ("central", "farthest") if kind in members and len(members[kind])), None)
     if main and len(members[main]) < _SHOWN + _SPARE:  # no more rows than candidates: these are all of them
-        return [_Section(_ALL[main], list(_read(members[main], thumbnails, len(members[main]))))]
+        images = list(_read(members[main], thumbnails, len(members[main])))
+        unreadable = f" ({n_rows - len(images):,} more cannot be read)" if images and len(images) < n_rows else ""
+        return [_Section(_ALL[main] + unreadable, images)]
     kinds = [kind for kind in TITLES if len(members.get(kind, ()))]
     return [_Section(TITLES[kind], list(_read(members[kind], thumbnails, _SHOWN))) for kind in kinds]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from toolkit.cluster.density import DensityForest
     from toolkit.grid.finished import FinishedRun, Model
+    from toolkit.naming import ClusterNames
 
 _PER_ESTIMATOR = 2  # models of each descriptor and estimator that are shown beside the finalists
 _MOST_VALUES = 3  # of min_samples that are shown
@@ -90,14 +91,19 @@ class Study:
         return chosen or ([best] if best else [])
 
     @cached_property
+    def eligible(self) -> set[str]:
+        """Ids of the models of all stages that meet the constraints of ``best``."""
+        return {one for table in self.run.tables.values() for one in eligible(table, self.run.config.best)["model"]}
+
+    @cached_property
     def front(self) -> set[str]:
         """Ids of the eligible models of the last stage that are on the Pareto front of their descriptor."""
         table = eligible(self.run.tables[self.last_stage], self.run.config.best)
         return set(table["model"][pareto(table)])
 
     @cached_property
-    def names(self) -> dict[str, dict[int, str]]:
-        """Model id -> label -> name, as names.csv has them; nothing if it cannot be used, which is a warning."""
+    def names(self) -> dict[str, ClusterNames]:
+        """Model id -> what names.csv says of it; nothing if it cannot be used, which is a warning."""
         try:
             return {model.id: names for model, names in all_names(self.run).items()}
         except InputError as error:
@@ -106,7 +112,11 @@ class Study:
 
     def names_of(self, model: Model) -> dict[int, str]:
         """Return label -> name of a model's clusters that have one."""
-        return self.names.get(model.id, {})
+        return self.names[model.id].names if model.id in self.names else {}
+
+    def has_splits(self, model: Model) -> bool:
+        """Return whether names.csv divides clusters of a model."""
+        return model.id in self.names and bool(self.names[model.id].split)
 
     # What is known of them
     @cached_property

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from toolkit.report.study import Study
 
 _STABLE, _UNSTABLE = 0.8, 0.5  # mean ARI
+_STRUCTURE = (
+    (0.7, "strong structure"),
+    (0.5, "reasonable structure"),
+    (0.25, "weak structure, which may be artificial"),
+    (-np.inf, "no substantial structure: the clusters overlap"),
+)
 _COLUMNS = (
     "rank", "descriptor", "scaler", "cluster_class", "cluster_class_params", "n_clusters", *METRICS, "coverage",
     "largest_share", "pareto", "stability", "stability_lowest", "stability_rows", "agreement", "model", "why",
@@ -26,7 +32,8 @@ _COLUMNS = (
 
 def why(study: Study, model: Model) -> str:
     """Say why a model is a finalist: constraints, metric, rivals, Pareto front, stability, agreement."""
-    return " ".join([_place(study, model), _front(study, model), _stability(study, model), *_agreements(study, model)])
+    parts = [_place(study, model), *_excluded(study, model), *_structure(model), _front(study, model)]
+    return " ".join([*parts, _stability(study, model), *_agreements(study, model)])
 
 
 def _constraints(study: Study) -> str:
@@ -62,6 +69,38 @@ def _place(study: Study, model: Model) -> str:
     if place == 1 and len(rivals) > 1:
         text += f" Next is {rivals[1].name} ({_numbers(study, rivals[1])})."
     return text
+
+
+def _excluded(study: Study, model: Model) -> list[str]:
+    """Name the best model by the first metric that does not meet the constraints, if it is better than the finalist."""
+    best = study.run.config.best
+    metric = METRICS[best.metrics[0]]
+    sign = 1 if metric.greater_is_better else -1
+    rivals = [
+        other
+        for other in study.run.models.values()
+        if other.stage == study.last_stage
+        and _group(other, best.per) == _group(model, best.per)
+        and other not in study.ranked
+        and sign * other.scores[metric.name] > sign * model.scores[metric.name]
+    ]
+    if not rivals:
+        return []
+    first = max(rivals, key=lambda other: sign * float(other.scores[metric.name]))
+    return [
+        f"Better by {_words(metric.name)}, but outside the constraints: {len(rivals)}, the first {first.name} "
+        f"({_words(metric.name)} {first.scores[metric.name]:.4g}, {first.scores['n_clusters']} clusters, coverage "
+        f"{first.scores['coverage']:.0%}, largest cluster {first.scores['largest_share']:.0%})."
+    ]
+
+
+def _structure(model: Model) -> list[str]:
+    """Say what its silhouette means (Kaufman & Rousseeuw 1990, table 4)."""
+    value = model.scores["silhouette_score"]
+    if np.isnan(value):
+        return []
+    words = next(words for least, words in _STRUCTURE if value > least)
+    return [f"A silhouette of {value:.2f} is a sign of {words} (Kaufman & Rousseeuw 1990)."]
 
 
 def _group(model: Model, per: str) -> str:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from toolkit.cluster.trees import select_clusters
+from toolkit.report.cuts import radii, suggest_eps
 from toolkit.report.drawing import cluster_colours
 
 if TYPE_CHECKING:
@@ -22,32 +23,27 @@ _SMALLEST_SHARE = 0.002  # of the rows; smaller clusters would be lines
 _STEPS = 200  # of the outline of a cluster
 
 
-def knee(values: np.ndarray) -> float:
-    """Return the value of an ascending curve where it bends most, farthest below its chord (Satopaa et al. 2011)."""
-    first, last = float(values[0]), float(values[-1])
-    if last <= first:
-        return last
-    below = np.linspace(0, 1, len(values)) - (values - first) / (last - first)
-    return float(values[np.argmax(below)])
-
-
 def k_distance(study: Study, descriptor: str) -> tuple[Figure, str] | None:
-    """Draw the sorted distance of every row to its k-th neighbour, the bend of each curve, and the grid's eps."""
+    """Draw the sorted distance of every row to its k-th neighbour, the grid's eps, and an eps to start with."""
     best = study.best(descriptor)
     if best is None:
         return None
     forest = study.forest(best)
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
     ax = figure.subplots()
-    suggestions, highest = [], 0.0
+    highest = 0.0
     values = study.min_samples(best)
     for colour, k in zip(sns.color_palette("viridis", len(values)), values, strict=True):
         curve = np.sort(forest.core_distances(min_samples=k))
-        eps = knee(curve)
+        found = suggest_eps(study, best, k)
+        label = f"min_samples {k}: no eps meets the constraints"
+        if found:
+            label = (
+                f"min_samples {k}: eps {found.eps:g} gives {found.n_clusters} clusters, {found.coverage:.0%} coverage"
+            )
+            ax.plot(100 * np.searchsorted(curve, found.eps, side="right") / len(curve), found.eps, "o", color=colour)
         at = np.unique(np.linspace(0, len(curve) - 1, _CURVE_POINTS).astype(int))
-        ax.plot(100 * (at + 1) / len(curve), curve[at], color=colour, label=f"min_samples {k}: suggested eps {eps:.3g}")
-        ax.plot(100 * (np.searchsorted(curve, eps, side="right")) / len(curve), eps, "o", color=colour)
-        suggestions.append(f"{eps:.3g} for min_samples {k}")
+        ax.plot(100 * (at + 1) / len(curve), curve[at], color=colour, label=label)
         highest = max(highest, float(curve[-1]))
     tried = study.density_values(best, "eps")
     for eps in tried:
@@ -57,15 +53,13 @@ def k_distance(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     ax.set(xlabel="rows, sorted (%)", ylabel="distance to the k-th nearest row", xlim=(0, 100))
     ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0.06, 1))
     ax.set_title(f"{descriptor} {best.cell.scaler}: distance to the k-th neighbour", fontsize=11)
-    beyond = [f"{eps:g}" for eps in tried if eps > highest]
-    marked = (
-        f"Dotted: the grid's eps{f' ({len(beyond)} above {highest:.3g} are not shown)' if beyond else ''}. "
-        if tried
-        else ""
-    )
+    beyond = [eps for eps in tried if eps > highest]
+    above = f" ({len(beyond)} above {highest:.3g} are not shown)" if beyond else ""
+    marked = f"Dotted: the grid's eps{above}. " if tried else ""
     caption = (
-        f"All {forest.n_samples:,} rows, the row itself counted. {marked}The bend of a curve is a first guess for eps: "
-        f"{', '.join(suggestions)}."
+        f"All {forest.n_samples:,} rows, the row itself counted. {marked}Dot: suggested eps, of "
+        f"{len(radii(study, best))} tried the one that gives the most clusters of at least 1 % of the rows within the "
+        "constraints of best."
     )
     return figure, caption
 
@@ -102,6 +96,7 @@ def condensed_tree(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     ax = figure.subplots()
     centres = _layout(tree, shown)
     colours = iter(cluster_colours(int(selected[shown].sum())))
+    numbers = _numbers(tree, selected)
     finite = tree.row_lambda[np.isfinite(tree.row_lambda) & (tree.row_lambda > 0)]
     lowest = 1 / finite.max() if len(finite) else 0.0
     highest = 1.02 / finite.min() if len(finite) else 1.0
@@ -110,6 +105,8 @@ def condensed_tree(study: Study, descriptor: str) -> tuple[Figure, str] | None:
         left, right = centres[cluster] - width / 2, centres[cluster] + width / 2
         corners = np.column_stack([np.concatenate([left, right[::-1]]), np.concatenate([distance, distance[::-1]])])
         colour = next(colours) if selected[cluster] else "0.8"
+        if selected[cluster]:
+            ax.text(centres[cluster], distance[0], str(numbers[cluster]), fontsize=8, ha="center", va="bottom")
         ax.add_patch(Polygon(corners, closed=True, facecolor=colour, edgecolor="0.35", linewidth=0.4))
     ax.set(xlim=(-0.02 * tree.size[0], 1.02 * tree.size[0]), ylim=(lowest * 0.98, highest * 1.01), xticks=[])
     ax.set(xlabel="width: rows in the cluster", ylabel="distance (mutual reachability)")
@@ -118,9 +115,20 @@ def condensed_tree(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     more = f" {left_out} clusters of less than {_SMALLEST_SHARE:.1%} of the rows are not drawn." if left_out else ""
     caption = (
         f"From top to bottom the distance falls: clusters lose rows and split. Coloured: {int(selected[shown].sum())} "
-        f"of the {int(selected.sum())} selected clusters.{more}"
+        f"of the {int(selected.sum())} selected clusters, with their numbers.{more}"
     )
     return figure, caption
+
+
+def _numbers(tree: CondensedTree, selected: np.ndarray) -> dict[int, int]:
+    """Return the number that each selected cluster has in the labelling: that of its first row among the first rows."""
+    inside = np.where(selected, np.arange(len(selected)), -1)
+    for cluster in range(1, len(selected)):
+        if inside[cluster] < 0:
+            inside[cluster] = inside[tree.parent[cluster]]
+    of_row = inside[tree.row_cluster]
+    clusters, first = np.unique(of_row[of_row >= 0], return_index=True)
+    return {int(cluster): number for number, cluster in enumerate(clusters[np.argsort(first)])}
 
 
 def _layout(tree: CondensedTree, shown: list[int]) -> dict[int, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from toolkit.report.drawing import draw_counts, params_text, wrapped
+from toolkit.report.drawing import draw_counts, matched_colours, params_text, wrapped
 
 if TYPE_CHECKING:
     from toolkit.grid.finished import Model
@@ -34,26 +34,37 @@ def cluster_sizes(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     columns = min(len(models), COLUMNS)
     rows = math.ceil(len(models) / columns)
     figure = Figure(figsize=(_SIDE * columns, 0.5 + 3.2 * rows), layout="constrained")
+    colours = matched_colours([study.run.all_labels(model) for model in models])
     for i, model in enumerate(models):
         ax = figure.add_subplot(rows, columns, i + 1)
-        draw_counts(ax, study.run.labels(model))
+        draw_counts(ax, study.run.labels(model), colours[i])
         ax.set_title(panel_title(model), fontsize=9)
     figure.suptitle(f"{descriptor}: rows of each cluster", fontsize=12)
-    return figure, "The finalists first, then the best two of each estimator; noise is grey."
+    tried = dict.fromkeys(study.run.tables[study.last_stage]["cluster_class"])
+    absent = [family for family in tried if family not in {model.cell.cluster_class for model in models}]
+    without = f" No {' and no '.join(absent)} of this descriptor meets the constraints of best." if absent else ""
+    return figure, (
+        f"The finalists first, then the best two of each estimator.{without} Clusters that share most rows with one of "
+        "the first model have its colour; noise is grey."
+    )
 
 
 def agreement_map(study: Study) -> tuple[Figure, str] | None:
-    """Draw the agreement of every two of the models that are compared: ARI below the diagonal, AMI above it."""
+    """Draw the agreement of every two of the models that are compared: ARI above the diagonal, AMI below it."""
     models = study.compared
     if len(models) < 2:
         return None
     values = np.eye(len(models))
     place = {model.id: i for i, model in enumerate(models)}
     for (one, other), found in study.agreements.items():
-        values[place[other], place[one]] = found.ari
-        values[place[one], place[other]] = found.ami
-    names = [wrapped(model.name.replace("_", " "), 28) for model in models]
-    figure = Figure(figsize=(3.2 + 0.95 * len(models), 2.4 + 0.72 * len(models)), layout="constrained")
+        values[place[one], place[other]] = found.ari
+        values[place[other], place[one]] = found.ami
+    names = [
+        f"{model.cell.sample.descriptor} {model.cell.scaler} {model.cell.cluster_class}\n"
+        + wrapped(params_text(dict(model.cell.params)), 28)
+        for model in models
+    ]
+    figure = Figure(figsize=(4.6 + 0.95 * len(models), 2.6 + 0.72 * len(models)), layout="constrained")
     ax = figure.subplots()
     sns.heatmap(
         values, vmin=0, vmax=1, annot=True, fmt=".2f", cmap="crest", square=False, linewidths=0.5,
@@ -63,5 +74,7 @@ def agreement_map(study: Study) -> tuple[Figure, str] | None:
     for label in ax.get_xticklabels():
         label.set_horizontalalignment("right")
     ax.tick_params(axis="y", labelsize=8)
-    ax.set_title("Agreement\nadjusted Rand index below, adjusted mutual information above", fontsize=10)
+    ax.set_title(
+        "Agreement of the best models\nadjusted Rand index above, adjusted mutual information below", fontsize=10
+    )
     return figure, "1 is the same partition, 0 is chance; on the rows that both have seen, noise counting as one group."

@@ -54,9 +54,7 @@ def algorithms(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     )
     figure = Figure(figsize=(9, 5), layout="constrained")
     ax = figure.subplots()
-    for colour, name in zip(
-        sns.color_palette("colorblind"), dict.fromkeys(one.algorithm for one in tries), strict=False
-    ):
+    for colour, name in zip(sns.color_palette("bright"), dict.fromkeys(one.algorithm for one in tries), strict=False):
         points = [
             [score[key] for key in _SCORED] for one, score in zip(tries, scores, strict=True) if one.algorithm == name
         ]
@@ -75,8 +73,9 @@ def algorithms(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     ax.set_title(f"{descriptor} {best.cell.scaler}: silhouette of six algorithms", fontsize=11)
     of = f"{len(X):,} rows" if len(X) == n_rows else f"{len(X):,} random of {n_rows:,} rows"
     caption = (
-        f"Fitted and scored exactly on {of}. DBSCAN, HDBSCAN and OPTICS leave noise out: the larger the dot, the more "
-        "rows are in clusters."
+        f"Fitted and scored exactly on {of}: 2 to 15 clusters; DBSCAN, HDBSCAN, OPTICS with min_samples "
+        f"{', '.join(map(str, _sizes(len(X))))} and eps over the distances to such neighbours. These leave noise out: "
+        "the larger the dot, the more rows are in clusters."
     )
     return figure, caption
 
@@ -92,7 +91,7 @@ def _tries(X: np.ndarray, seed: int) -> Iterator[_Try]:
     tree = linkage(X, "ward")
     for k in numbers:
         yield _Try("agglomerative", fcluster(tree, k, "maxclust") - 1)
-    sizes = [size for size in _SIZES if size <= len(X) // 4] or [2]
+    sizes = _sizes(len(X))
     forest = DensityForest(sizes).fit(X)
     nearest = forest.core_distances(min_samples=min(2, sizes[-1]))
     birch = Birch(threshold=max(float(np.median(nearest)) / 2, 1e-9), n_clusters=None).fit(X)
@@ -107,6 +106,10 @@ def _tries(X: np.ndarray, seed: int) -> Iterator[_Try]:
         yield _Try("HDBSCAN", forest.hdbscan(max(size, 2), size))
         with np.errstate(divide="ignore", invalid="ignore"):  # its ratios of reachabilities, where rows are equal
             yield _Try("OPTICS", OPTICS(min_samples=max(size, 2)).fit(X).labels_)
+
+
+def _sizes(n_rows: int) -> list[int]:
+    return [size for size in _SIZES if size <= n_rows // 4] or [2]
 
 
 def profile(study: Study, descriptor: str) -> tuple[Figure, str] | None:
@@ -144,7 +147,7 @@ def profile(study: Study, descriptor: str) -> tuple[Figure, str] | None:
         top += len(bars) + max(3, len(sampled) // 200)
     ax.axvline(values.mean(), color="0.3", linestyle="--", linewidth=1)
     ax.text(values.mean(), -len(sampled) // 100, f" mean {values.mean():.3f}", fontsize=8, va="bottom")
-    ax.set(yticks=[], xlabel="silhouette", xlim=(min(-0.1, float(values.min())), 1))
+    ax.set(yticks=[], xlabel="silhouette", xlim=(min(-0.05, 1.05 * float(values.min())), 1.05 * float(values.max())))
     ax.set_ylabel("cluster", labelpad=24)
     ax.invert_yaxis()
     ax.set_title(f"{best.name}: silhouette of each row", fontsize=10)

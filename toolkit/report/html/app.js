@@ -7,13 +7,46 @@ const LATER = { compare: makeCompare, whatif: makeWhatIf, figures: makeFigures }
 function makeHeader() {
   document.title = report.title;
   byId('title').textContent = report.title;
-  byId('facts').append(...report.facts.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+  byId('facts').append(
+    ...report.facts.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, factText(value)))),
+  );
+  openWhereThereIsSpace();
+  NARROW.addEventListener('change', openWhereThereIsSpace);
   if (!report.notes.length) return;
   const notes = byId('notes');
   notes.hidden = false;
-  notes.open = report.notes.length <= 3;
+  notes.open = report.notes.length <= 3 && !NARROW.matches;
   notes.querySelector('summary').textContent = `Notes (${report.notes.length})`;
   notes.querySelector('ul').append(...report.notes.map((note) => h('li', {}, note)));
+}
+
+const NARROW = matchMedia('(max-width: 600px)');
+
+/** On a narrow screen the facts of the run are folded away. */
+function openWhereThereIsSpace() {
+  byId('about').open = !NARROW.matches;
+}
+
+const INSTANT = /^(\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(?:(Z)|([+-]\d\d):?(\d\d))$/;
+const instantFormat = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' });
+
+/** A fact as it is, but an instant in the reader's own time, and no plural after 1. */
+function factText(value) {
+  const found = INSTANT.exec(value);
+  if (!found) return value.replace(/(?<![\d.,])1 (stage|row|image|model|feature|thread|descriptor)s\b/g, '1 $1');
+  const [, time, utc, hours, minutes] = found;
+  const iso = time + (utc ?? `${hours}:${minutes}`);
+  return h('time', { datetime: iso, title: value }, instantFormat.format(new Date(iso)));
+}
+
+/** Where no model was chosen, that comes first. */
+function makeNoBest() {
+  if (!report.models.length || report.models.some((model) => model.is_finalist)) return;
+  byId('no-best').hidden = false;
+  byId('no-best').append(
+    h('b', {}, 'No model meets the constraints of best'),
+    ', so none was chosen as a finalist. All models are in the table; other constraints may suit this run better.',
+  );
 }
 
 function openTab(name) {
@@ -68,6 +101,7 @@ async function startPage() {
   makeTheme();
   makeFilters();
   makeHead();
+  makeNoBest();
   makeRows();
   makeScatter();
   makeDetail();
@@ -85,6 +119,7 @@ window.report = {
   ready: startPage(),
   views: () => ({ detail: detailView, compare: comparison.views, whatif: whatIf.view }),
   contingency: () => {
+    if (!comparison.table) return null; // it comes after the maps
     const { cells, first, second } = comparison.table;
     return { cells, first: [...first.keys()], second: [...second.keys()] };
   },

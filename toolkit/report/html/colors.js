@@ -68,10 +68,11 @@ function rgbOf(code) {
   return colours.get(key);
 }
 
-const css = (code) => `rgb(${rgbOf(code).join(' ')})`;
+/** The colour of a code, which its legend may share with others. */
+const css = (code, legend) => `rgb(${rgbOf(tintOf(code, legend)).join(' ')})`;
 
-function swatch(code) {
-  return h('span', { class: 'swatch', style: { '--colour': css(code) } });
+function swatch(code, legend) {
+  return h('span', { class: 'swatch', style: { '--colour': css(code, legend) } });
 }
 
 /** Little-endian RGBA, as ImageData has it. */

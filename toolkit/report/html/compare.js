@@ -88,29 +88,38 @@ function compareModelsShown(side, index) {
 async function showComparison() {
   const { first, second } = comparison;
   const [left, right] = [report.models[first], report.models[second]];
-  const [codesA, codesB, namesA, namesB] = await Promise.all([
+  const [codesA, codesB, legendA, own] = await Promise.all([
     codesOf(left),
     codesOf(right),
-    namesOf(left),
-    namesOf(right),
+    legendOf(left),
+    legendOf(right),
   ]);
   if (comparison.first !== first || comparison.second !== second) return;
-  comparison.views[0]?.setLabels(codesA, namesA);
-  comparison.views[1]?.setLabels(codesB, namesB);
   comparison.table = contingency(codesA, codesB);
+  const sides = { codesA, codesB, legendA, legendB: own };
+  const legendB = { names: own.names, tints: matchedTints(comparison.table.cells, sides) };
+  comparison.views[0]?.setLabels(codesA, legendA);
+  comparison.views[1]?.setLabels(codesB, legendB);
   comparison.ari = adjustedRand(comparison.table);
-  showContingency({ codesA, codesB, namesA, namesB });
+  showContingency({ ...sides, legendB });
 }
 
 function showContingency(sides) {
   const { first, second } = comparison.table;
   const part = shownPart(comparison.table, MAX_GROUPS);
   const head = [
-    h('th', { scope: 'col' }, 'left \\ right'),
-    part.columnCodes.map((code) => groupHead(code, sides.namesB, 'col')),
-    h('th', { scope: 'col' }, 'all'),
+    h('th', { scope: 'col', class: 'corner' }, 'left \\ right'),
+    part.columnCodes.map((code) => groupHead(code, sides.legendB, 'col')),
+    h('th', { scope: 'col', class: 'number' }, 'all'),
   ];
   const rows = part.rows.map((code) => contingencyRow(code, part, sides));
+  const box = h(
+    'div',
+    { class: 'table-box' },
+    h('table', { class: 'heat', id: 'contingency-table' }, h('thead', {}, h('tr', {}, head)), h('tbody', {}, rows)),
+  );
+  const hint = h('p', { class: 'caption', id: 'contingency-hint', hidden: true }, 'Scroll sideways for the rest →');
+  new ResizeObserver(() => (hint.hidden = box.scrollWidth <= box.clientWidth)).observe(box);
   byId('contingency').replaceChildren(
     h(
       'div',
@@ -119,11 +128,8 @@ function showContingency(sides) {
       h('p', { class: 'figure' }, 'Adjusted Rand index ', h('b', { id: 'ari' }, comparison.ari.toFixed(3))),
     ),
     h('p', { class: 'caption' }, contingencyCaption(part, first, second)),
-    h(
-      'div',
-      { class: 'table-box' },
-      h('table', { class: 'heat', id: 'contingency-table' }, h('thead', {}, h('tr', {}, head)), h('tbody', {}, rows)),
-    ),
+    hint,
+    box,
   );
 }
 
@@ -135,13 +141,17 @@ function contingencyCaption({ rows, columnCodes }, first, second) {
       : '';
   return (
     `Over the ${both} that both models have seen, of ${number(report.n_rows)} in the run; noise counts as one more ` +
-    `group. Stronger colour: a greater share of the left cluster. Click a cell to select its rows.${cut}`
+    `group. Rows are clusters of the left model, columns of the right one, coloured as the left ones that they share ` +
+    `most with. Stronger colour: a greater share of the left cluster. Click a cell to select its rows.${cut}`
   );
 }
 
-function groupHead(code, names, scope) {
-  const name = codeName(code, names);
-  return h('th', { scope, title: name }, h('span', { class: 'group' }, swatch(code), h('span', {}, name)));
+function groupHead(code, legend, scope) {
+  return h(
+    'th',
+    { scope, title: codeName(code, legend) },
+    h('span', { class: 'group' }, swatch(code, legend), h('span', {}, shortName(code, legend))),
+  );
 }
 
 function contingencyRow(a, { columnCodes, countAt }, sides) {
@@ -149,15 +159,15 @@ function contingencyRow(a, { columnCodes, countAt }, sides) {
   return h(
     'tr',
     {},
-    groupHead(a, sides.namesA, 'row'),
+    groupHead(a, sides.legendA, 'row'),
     columnCodes.map((b) => contingencyCell(a, b, countAt(a, b), all, sides)),
     h('td', { class: 'number' }, number(all)),
   );
 }
 
-function contingencyCell(a, b, count, all, { codesA, codesB, namesA, namesB }) {
+function contingencyCell(a, b, count, all, { codesA, codesB, legendA, legendB }) {
   if (!count) return h('td', { class: 'empty' }, '·');
-  const label = `${plural(count, 'row')} in ${codeName(a, namesA)} and ${codeName(b, namesB)}`;
+  const label = `${plural(count, 'row')} in ${codeName(a, legendA)} and ${codeName(b, legendB)}`;
   const pick = () => selectRows(positionsWhere((position) => codesA[position] === a && codesB[position] === b));
   const share = count / all;
   return h(

@@ -114,18 +114,37 @@ function whyNoLabels(model) {
   return 'Its labels are not in the page; models/ in the run’s folder has the labels of all models that did not fail.';
 }
 
-function nameOf(cluster) {
-  if (cluster.label === -1) return cluster.name || 'noise';
-  return cluster.name || `cluster ${cluster.label}`;
+/**
+ * How a model's clusters are called and coloured: names given by the user by code, and tints, which are the codes whose
+ * colour is taken. Clusters that share a name have one tint, so that they look like the one cluster they are meant as.
+ */
+async function legendOf(model) {
+  const named = (await clustersOf(model)).filter(({ name }) => name);
+  const names = new Map(named.map(({ label, name }) => [codeOf(label), name]));
+  const firsts = new Map();
+  const tints = new Map();
+  for (const [code, name] of names) {
+    if (code === NOISE_CODE) continue; // stays grey
+    if (!firsts.has(name)) firsts.set(name, code);
+    tints.set(code, firsts.get(name));
+  }
+  return { names, tints };
 }
 
-function codeName(code, names) {
+const NO_LEGEND = { names: new Map(), tints: new Map() };
+const tintOf = (code, legend = NO_LEGEND) => legend.tints.get(code) ?? code;
+
+/** The label and, where there is one, the name: 8 · one. */
+function shortName(code, { names } = NO_LEGEND) {
   if (code === UNSEEN_CODE) return 'not seen';
-  return names?.get(code) ?? (code === NOISE_CODE ? 'noise' : `cluster ${labelOf(code)}`);
+  const label = code === NOISE_CODE ? 'noise' : String(labelOf(code));
+  return names.has(code) ? `${label} · ${names.get(code)}` : label;
 }
 
-async function namesOf(model) {
-  return new Map((await clustersOf(model)).map((cluster) => [codeOf(cluster.label), nameOf(cluster)]));
+/** As `shortName`, in a sentence: a number alone becomes cluster 8. */
+function codeName(code, legend = NO_LEGEND) {
+  const name = shortName(code, legend);
+  return code > NOISE_CODE && !legend.names.has(code) ? `cluster ${name}` : name;
 }
 
 const labelledModels = () => report.models.map((_, i) => i).filter((i) => report.models[i].labels);

@@ -5,6 +5,7 @@ const KINDS = { central: 'Most central', random: 'Random', border: 'At the borde
 const MAX_BARS = 500;
 let detailView = null;
 let clusterOrder = 'size';
+let howIsOpen = false; // stays as it is from model to model
 
 function makeDetail() {
   const mapSelect = h('select', { id: 'detail-map', onchange: (event) => chooseMap(Number(event.target.value)) });
@@ -61,12 +62,12 @@ async function chooseModel(index) {
   state.isolated = null;
   announce('model');
   const model = report.models[index];
-  const [codes, names] = await Promise.all([codesOf(model), namesOf(model)]);
+  const [codes, legend] = await Promise.all([codesOf(model), legendOf(model)]);
   if (state.model !== index) return; // another one was chosen in the meantime
   showHead(model);
   if (detailView) {
     detailView.isolated = null;
-    detailView.setLabels(codes, names);
+    detailView.setLabels(codes, legend);
     await chooseMap(mapFor(model));
   }
   await showContents();
@@ -74,9 +75,10 @@ async function chooseModel(index) {
 
 async function showContents() {
   const model = report.models[state.model];
-  const [codes, clusters] = await Promise.all([codesOf(model), clustersOf(model)]);
-  showClusters(model, clusters, codes);
-  await showMembers(model, clusters, codes);
+  const [codes, clusters, legend] = await Promise.all([codesOf(model), clustersOf(model), legendOf(model)]);
+  if (report.models[state.model] !== model) return;
+  showClusters(model, { clusters, codes, legend });
+  await showMembers(model, { clusters, codes, legend });
 }
 
 function showHead(model) {
@@ -87,16 +89,9 @@ function showHead(model) {
   const marks = [
     model.is_finalist && h('span', { class: 'badge finalist' }, '★ Finalist'),
     model.is_pareto && h('span', { class: 'badge pareto' }, '◆ Pareto'),
+    !model.is_eligible && h('span', { class: 'badge muted', title: INELIGIBLE }, 'Not eligible'),
   ].filter(Boolean);
-  const facts = [
-    ['Descriptor', model.descriptor],
-    ['Scaler', model.scaler],
-    ['Stage', model.stage],
-    ['Parameters', paramsText(model.params) || MISSING],
-  ];
-  const scores = Object.entries(model.scores).filter(
-    ([key, value]) => value !== null && !['error', 'warning', 'labels'].includes(key),
-  );
+  const [facts, how] = factsOf(model);
   byId('detail-head').replaceChildren(
     ...[
       h(
@@ -108,19 +103,54 @@ function showHead(model) {
       model.why ? h('p', { class: 'why' }, model.why) : null,
       model.scores.error ? h('p', { class: 'notice bad' }, `Error: ${model.scores.error}`) : null,
       model.scores.warning ? h('p', { class: 'notice' }, `Warning: ${model.scores.warning}`) : null,
+      factList(facts, 'scores'),
       h(
-        'dl',
-        { class: 'scores' },
-        [...facts, ...scores].map(([key, value]) =>
-          h('div', {}, h('dt', {}, title(key)), h('dd', {}, (FORMATS[key] ?? number)(value))),
-        ),
+        'details',
+        { id: 'how', class: 'how', open: howIsOpen, ontoggle: (event) => (howIsOpen = event.target.open) },
+        h('summary', {}, 'How it was computed'),
+        factList(how, 'scores small'),
       ),
     ].filter(Boolean),
   );
 }
 
+/** What matters of a model, and the rest, which tells how it was computed: two lists of [name, text]. */
+function factsOf(model) {
+  const { n_rows: nRows, n_noise: nNoise } = model.scores;
+  const special = {
+    n_noise: () => number(nNoise) + (nNoise > 0 && nRows > 0 ? ` (${percent(nNoise / nRows)})` : ''),
+  };
+  const known = Object.keys(model.scores).filter((key) => (model.scores[key] ?? null) !== null);
+  const keys = ['n_clusters', ...Object.keys(report.metrics), 'coverage', 'n_noise', 'largest_share', 'stability'];
+  const main = [...new Set(keys)].filter((key) => known.includes(key));
+  const rest = known.filter((key) => ![...main, 'n_rows', 'error', 'warning', 'labels'].includes(key));
+  const fact = (key) => [title(key), special[key]?.() ?? (FORMATS[key] ?? number)(model.scores[key])];
+  return [
+    [
+      ...main.map(fact),
+      ['Parameters', paramsText(model.params) || MISSING],
+      ['Rows', number(nRows ?? report.n_rows)],
+    ],
+    [
+      ['Descriptor', model.descriptor],
+      ['Scaler', model.scaler],
+      ['Algorithm', model.cluster_class],
+      ['Stage', model.stage],
+      ...rest.map(fact),
+    ],
+  ];
+}
+
+function factList(facts, kind) {
+  return h(
+    'dl',
+    { class: kind },
+    facts.map(([key, value]) => h('div', {}, h('dt', {}, key), h('dd', {}, value))),
+  );
+}
+
 /** The legend, which is also the chart of sizes: one bar for each cluster. */
-function showClusters(model, clusters, codes) {
+function showClusters(model, { clusters, codes, legend }) {
   const host = byId('clusters');
   if (!codes && !clusters.length) {
     host.replaceChildren(h('p', { class: 'notice', id: 'no-labels' }, whyNoLabels(model)));
@@ -139,7 +169,7 @@ function showClusters(model, clusters, codes) {
   );
   order.addEventListener('change', () => {
     clusterOrder = order.value;
-    keepFocus(() => showClusters(model, clusters, codes));
+    keepFocus(() => showClusters(model, { clusters, codes, legend }));
   });
   host.replaceChildren(
     ...[
@@ -153,22 +183,38 @@ function showClusters(model, clusters, codes) {
       h(
         'ul',
         { class: 'bars' },
-        sorted.slice(0, MAX_BARS).map((cluster) => clusterBar(cluster, largest)),
+        barsHead(sorted),
+        sorted.slice(0, MAX_BARS).map((cluster) => clusterBar(cluster, largest, legend)),
       ),
       sorted.length > MAX_BARS ? h('p', {}, `The first ${MAX_BARS} of ${number(sorted.length)}.`) : null,
       h(
         'p',
         { class: 'caption' },
         `Of the ${number(model.scores.n_rows ?? report.n_rows)} rows that the model was fitted on` +
-          (listed < model.scores.n_clusters ? `; the ${number(listed)} largest clusters. ` : '. ') +
+          (listed < model.scores.n_clusters ? `; the largest ${plural(listed, 'cluster')}. ` : '. ') +
           'Click a bar to see the cluster alone and what is in it.',
       ),
     ].filter(Boolean),
   );
 }
 
-function clusterBar(cluster, largest) {
+/** The heading over the columns of the list. */
+function barsHead(clusters) {
+  const known = clusters.some(({ stability }) => stability !== null);
+  return h(
+    'li',
+    { class: 'bars-head' },
+    h('span', { class: 'bar-name' }, 'Cluster'),
+    known ? h('span', { class: 'bar-stability', title: STABILITY }, 'Stability') : null,
+    h('span', { class: 'bar-rows' }, 'Rows'),
+  );
+}
+
+const STABILITY = 'How well refits on random halves find the cluster again, from 0 to 1';
+
+function clusterBar(cluster, largest, legend) {
   const code = codeOf(cluster.label);
+  const name = codeName(code, legend);
   return h(
     'li',
     {},
@@ -179,15 +225,15 @@ function clusterBar(cluster, largest) {
         class: 'bar',
         'data-code': code,
         'aria-pressed': String(state.isolated === code),
-        title: cluster.sheet ? 'Has a contact sheet' : null,
-        style: { '--share': `${(100 * cluster.n_rows) / largest}%`, '--colour': css(code) },
+        title: cluster.sheet ? `${name}\nHas a contact sheet` : name,
+        style: { '--share': `${(100 * cluster.n_rows) / largest}%`, '--colour': css(code, legend) },
         onclick: () => isolateCluster(state.isolated === code ? null : code),
       },
-      h('span', { class: 'bar-name' }, swatch(code), nameOf(cluster)),
+      h('span', { class: 'bar-name' }, swatch(code, legend), h('span', { class: 'clip' }, name)),
       cluster.stability === null
         ? null
-        : h('span', { class: 'muted', title: 'Stability, from 0 to 1' }, cluster.stability.toFixed(2)),
-      h('b', {}, number(cluster.n_rows)),
+        : h('span', { class: 'muted bar-stability', title: STABILITY }, cluster.stability.toFixed(2)),
+      h('b', { class: 'bar-rows' }, number(cluster.n_rows)),
     ),
   );
 }
@@ -198,11 +244,12 @@ async function isolateCluster(code) {
     bar.setAttribute('aria-pressed', String(Number(bar.dataset.code) === code));
   detailView?.isolate(code);
   const model = report.models[state.model];
-  await showMembers(model, await clustersOf(model), await codesOf(model));
+  const [codes, clusters, legend] = await Promise.all([codesOf(model), clustersOf(model), legendOf(model)]);
+  await showMembers(model, { clusters, codes, legend });
 }
 
 /** Sheets of the isolated cluster, or of every cluster. */
-async function showMembers(model, clusters, codes) {
+async function showMembers(model, { clusters, codes, legend }) {
   await loadImages();
   if (report.models[state.model] !== model) return;
   const chosen =
@@ -218,18 +265,25 @@ async function showMembers(model, clusters, codes) {
     ...(few.length
       ? [
           h('h3', {}, heading),
+          few.some((cluster) => cluster.sheet)
+            ? h('p', { class: 'caption', id: 'sheets-note' }, SHEETS_NOTE)
+            : null,
           h(
             'div',
             { class: 'sheets' },
-            few.map((cluster) => sheet(cluster, codes)),
+            few.map((cluster) => sheet(cluster, codes, legend)),
           ),
-        ]
+        ].filter(Boolean)
       : []),
   );
 }
 
-function sheet(cluster, codes) {
+const SHEETS_NOTE =
+  'Contact sheets lie in plots/ beside the report; without that folder their links lead nowhere.';
+
+function sheet(cluster, codes, legend) {
   const code = codeOf(cluster.label);
+  const name = codeName(code, legend);
   const facts = [
     plural(cluster.n_rows, 'row'),
     cluster.stability === null ? null : `stability ${cluster.stability.toFixed(2)}`,
@@ -238,29 +292,37 @@ function sheet(cluster, codes) {
     .join(', ');
   return h(
     'article',
-    { class: 'sheet', 'data-code': code, style: { '--colour': css(code) } },
+    { class: 'sheet', 'data-code': code, style: { '--colour': css(code, legend) } },
     h(
       'header',
       {},
-      swatch(code),
-      h('b', {}, nameOf(cluster)),
-      cluster.name ? h('span', { class: 'muted' }, `label ${cluster.label}`) : null,
+      swatch(code, legend),
+      h('b', { class: 'clip', title: name }, name),
       h('span', { class: 'muted' }, facts),
-      cluster.sheet ? h('a', { href: cluster.sheet, target: '_blank', rel: 'noopener' }, 'Contact sheet') : null,
-      codes
-        ? h(
-            'button',
-            {
-              type: 'button',
-              class: 'quiet',
-              onclick: () => selectRows(positionsWhere((position) => codes[position] === code)),
-            },
-            'Select its rows',
-          )
-        : null,
+      h(
+        'span',
+        { class: 'actions' },
+        cluster.sheet ? sheetLink(cluster) : null,
+        codes
+          ? h(
+              'button',
+              {
+                type: 'button',
+                class: 'quiet',
+                onclick: () => selectRows(positionsWhere((position) => codes[position] === code)),
+              },
+              'Select its rows',
+            )
+          : null,
+      ),
     ),
     Object.values(cluster.members).some((members) => members.length) ? memberTiles(cluster) : exampleTiles(codes, code),
   );
+}
+
+function sheetLink({ sheet: href }) {
+  const plain = href.replaceAll('%20', ' ');
+  return h('a', { href, target: '_blank', rel: 'noopener', title: `${plain} beside this file` }, 'Contact sheet');
 }
 
 function memberTiles(cluster) {

@@ -6,7 +6,7 @@ function makeFigures() {
   const groups = new Map();
   for (const each of figures) groups.set(each.descriptor, [...(groups.get(each.descriptor) ?? []), each]);
   byId('panel-figures').append(
-    h('section', { class: 'card' }, h('h2', {}, 'Agreement of the finalists'), agreementTable()),
+    h('section', { class: 'card' }, h('h2', {}, 'Agreement of the best models'), agreementTable()),
     ...[...groups].map(([descriptor, group]) =>
       h(
         'section',
@@ -58,7 +58,7 @@ function enlarge(image, name, caption) {
 /** Adjusted Rand index above the diagonal, adjusted mutual information below. */
 function agreementTable() {
   if (!report.agreement.length)
-    return h('p', { class: 'notice' }, 'Fewer than two finalists, so there is nothing to agree on.');
+    return h('p', { class: 'notice' }, 'Fewer than two best models, so there is nothing to agree on.');
   const ids = [...new Set(report.agreement.flatMap(([first, second]) => [first, second]))];
   const found = new Map(
     report.agreement.flatMap(([first, second, ari, ami]) => [
@@ -73,7 +73,8 @@ function agreementTable() {
     h(
       'p',
       { class: 'caption' },
-      'Above the diagonal the adjusted Rand index, below it the adjusted mutual information; 1 is the same partition, 0 what chance gives.',
+      'Above the diagonal: adjusted Rand index (ARI). Below it: adjusted mutual information (AMI). ' +
+        '1 is the same partition, 0 what chance gives.',
     ),
     h(
       'div',

@@ -10,7 +10,7 @@ function hideTooltip() {
   byId('tooltip').hidden = true;
 }
 
-async function showTooltip(position, code, names, event) {
+async function showTooltip(position, code, legend, event) {
   const tooltip = byId('tooltip');
   if (position !== tooltipPosition) {
     tooltipPosition = position;
@@ -20,7 +20,7 @@ async function showTooltip(position, code, names, event) {
     tooltip.replaceChildren(
       tooltipImage(position),
       h('div', { class: 'path' }, images.paths[position]),
-      h('div', { class: 'cluster-name' }, code === undefined ? null : [swatch(code), codeName(code, names)]),
+      h('div', { class: 'cluster-name' }, code === undefined ? null : [swatch(code, legend), codeName(code, legend)]),
     );
   }
   tooltip.hidden = false;

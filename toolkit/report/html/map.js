@@ -53,6 +53,31 @@ function disc(radius) {
   return { reach, pixels };
 }
 
+const MAX_NUMBERS = 60;
+
+/** Of the largest clusters, the largest last: the place of the member that is nearest to the median of the cluster. */
+function numberAnchors(codes, { x, y, positions }) {
+  const members = new Map();
+  for (let place = 0; place < positions.length; place += 1) {
+    const code = codes[positions[place]];
+    if (code <= NOISE_CODE) continue;
+    if (members.has(code)) members.get(code).push(place);
+    else members.set(code, [place]);
+  }
+  const largest = [...members].sort((a, b) => b[1].length - a[1].length || a[0] - b[0]).slice(0, MAX_NUMBERS);
+  return largest.reverse().map(([code, places]) => {
+    const middle = [x, y].map((values) => median(places, values));
+    const away = (place) => (x[place] - middle[0]) ** 2 + (y[place] - middle[1]) ** 2;
+    return { code, place: places.reduce((best, place) => (away(place) < away(best) ? place : best)) };
+  });
+}
+
+function median(places, values) {
+  const sorted = Float64Array.from(places, (place) => values[place]).sort();
+  const half = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+}
+
 class MapView {
   constructor(host, { label, camera = new Camera() }) {
     this.camera = camera;
@@ -64,6 +89,7 @@ class MapView {
     });
     this.overlay = svg('svg', { class: 'map-overlay', 'aria-hidden': 'true' });
     this.frame = h('div', { class: 'map-frame' }, this.canvas, this.overlay);
+    this.showNumbers = true;
     this.showNoise = true;
     this.showUnseen = false;
     this.isolated = null;
@@ -88,10 +114,10 @@ class MapView {
     this.recolour();
   }
 
-  /** Show a labelling: codes of all page rows, and names of codes. */
-  setLabels(codes, names = new Map()) {
+  /** Show a labelling: codes of all page rows, and their names and tints. */
+  setLabels(codes, legend = NO_LEGEND) {
     this.codes = codes;
-    this.names = names;
+    this.legend = legend;
     this.recolour();
   }
 
@@ -107,6 +133,7 @@ class MapView {
     this.order = Int32Array.from(layers.flatMap((layer) => layer));
     this.nPlain = this.order.length - layers[4].length - (this.isolated === null ? 0 : layers[3].length);
     this.ink = this.inks(layers);
+    this.placeNumbers();
     this.redraw();
   }
 
@@ -145,7 +172,7 @@ class MapView {
       const memo = new Map();
       for (const place of layer) {
         const code = this.codes ? this.codes[this.places.positions[place]] : NOISE_CODE;
-        if (!memo.has(code)) memo.set(code, packed(blended(rgbOf(code), back, shares[depth])));
+        if (!memo.has(code)) memo.set(code, packed(blended(rgbOf(tintOf(code, this.legend)), back, shares[depth])));
         ink[i++] = memo.get(code);
       }
     });
@@ -190,6 +217,7 @@ class MapView {
     this.stamp(pixels, 0, this.nPlain, disc(radius));
     this.stamp(pixels, this.nPlain, this.order.length, disc(radius + 0.9 * devicePixelRatio));
     context.putImageData(this.image, 0, 0);
+    this.drawNumbers(context);
     this.drawMs = performance.now() - start;
   }
 
@@ -217,6 +245,33 @@ class MapView {
         const pixel = at + offsets[k];
         pixels[pixel] = coverages[k] === 256 ? ink : mixed(ink, pixels[pixel], coverages[k]);
       }
+    }
+  }
+
+  /** Find where the numbers of the clusters stand, once for each labelling on each map: redrawing only writes them. */
+  placeNumbers() {
+    if (this.numbered?.codes === this.codes && this.numbered?.places === this.places) return;
+    this.numbered = {
+      codes: this.codes,
+      places: this.places,
+      anchors: this.codes ? numberAnchors(this.codes, this.places) : [],
+    };
+  }
+
+  /** Labels of the clusters with a halo, the largest cluster's last. */
+  drawNumbers(context) {
+    if (!this.showNumbers) return;
+    const { scale, middleX, middleY } = this.transform();
+    const { color, backgroundColor } = getComputedStyle(this.canvas);
+    Object.assign(context, { textAlign: 'center', textBaseline: 'middle', lineJoin: 'round' });
+    Object.assign(context, { fillStyle: color, strokeStyle: backgroundColor, lineWidth: 4 * devicePixelRatio });
+    context.font = `650 ${13 * devicePixelRatio}px system-ui, sans-serif`;
+    for (const { code, place } of this.numbered.anchors) {
+      if (this.isolated !== null && code !== this.isolated) continue;
+      const x = middleX + (this.places.x[place] - this.camera.x) * scale;
+      const y = middleY - (this.places.y[place] - this.camera.y) * scale;
+      context.strokeText(labelOf(code), x, y);
+      context.fillText(labelOf(code), x, y);
     }
   }
 

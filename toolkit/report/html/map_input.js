@@ -49,6 +49,7 @@ function mapTools(view) {
       button('−', 'Zoom out', () => view.camera.zoomBy(1 / 1.5)),
       button('Reset', 'Show the whole map', () => view.camera.reset()),
     ),
+    toggle('Numbers', 'showNumbers'),
     toggle('Noise', 'showNoise'),
     toggle('Rows not seen', 'showUnseen'),
   );
@@ -171,7 +172,7 @@ function hover(view, at, event) {
   }
   const { x, y } = view.locate(position);
   view.overlay.append(svg('circle', { class: 'ring', cx: x, cy: y, r: 7 }));
-  showTooltip(position, view.codes?.[position], view.names, event);
+  showTooltip(position, view.codes?.[position], view.legend, event);
 }
 
 function attachKeys(view) {

@@ -308,10 +308,12 @@ def _images(page: Page) -> list[str]:
 
 
 def _model_part(model: ReportedModel) -> dict[str, Any]:
-    names = ("id", "name", "stage", "descriptor", "scaler", "cluster_class", "is_finalist", "is_pareto", "why")
+    names = ("id", "name", "stage", "descriptor", "scaler", "cluster_class", "why")
+    marks = ("is_finalist", "is_pareto", "is_eligible")
     scores = {name: _plain(value) for name, value in model.scores.items()}
     params = {name: _plain(value) for name, value in model.params.items()}
-    return {name: getattr(model, name) for name in names} | {"scores": scores, "params": params}
+    flags = {name: bool(getattr(model, name)) for name in marks}
+    return {name: getattr(model, name) for name in names} | flags | {"scores": scores, "params": params}
 
 
 def _cluster_part(cluster: Cluster) -> dict[str, Any]:
@@ -331,11 +333,13 @@ def _what_if_part(what_if: WhatIf, names: list[str | None], packed: list[tuple[s
         "scaler": what_if.scaler,
         "cluster_class": what_if.cluster_class,
         "note": what_if.note,
+        "start": int(what_if.start),
         "sliders": {name: [_plain(value) for value in values] for name, values in what_if.sliders.items()},
         "cuts": [
             {
                 "n_clusters": int(cut.n_clusters),
                 "coverage": _plain(cut.coverage),
+                "largest_share": _plain(cut.largest_share),
                 "labels": None if name is None else [name, itemsize],
             }
             for cut, name, (_, itemsize) in zip(what_if.cuts, names, packed, strict=True)

@@ -40,6 +40,42 @@ function adjustedRand({ cells, first, second }) {
   return most === expected ? 1 : (together - expected) / (most - expected); // two trivial partitions are equal
 }
 
+/**
+ * Tints of the second labelling's codes, matched to the first's one to one: the pair that shares the most rows first.
+ * Groups without a partner get tints that the first labelling does not use. Noise is noise on both sides.
+ */
+function matchedTints(cells, { codesA, codesB, legendA, legendB }) {
+  const shared = new Map();
+  const taken = new Set([...new Set(codesA)].map((code) => tintOf(code, legendA)));
+  for (const [a, b, count] of cells) {
+    const [tintA, tintB] = [tintOf(a, legendA), tintOf(b, legendB)];
+    if (a === NOISE_CODE || b === NOISE_CODE) continue;
+    const key = `${tintA} ${tintB}`;
+    const known = shared.get(key);
+    if (known) known[2] += count;
+    else shared.set(key, [tintA, tintB, count]);
+  }
+  const partners = new Map([UNSEEN_CODE, NOISE_CODE].map((code) => [code, code]));
+  const used = new Set();
+  for (const [a, b] of [...shared.values()].sort((p, q) => q[2] - p[2] || p[0] - q[0] || p[1] - q[1])) {
+    if (used.has(a) || partners.has(b)) continue;
+    used.add(a);
+    partners.set(b, a);
+  }
+  let free = NOISE_CODE + 1;
+  const tints = new Map();
+  for (const code of new Set(codesB)) {
+    const tint = tintOf(code, legendB);
+    if (!partners.has(tint)) {
+      while (taken.has(free)) free += 1;
+      taken.add(free);
+      partners.set(tint, free);
+    }
+    tints.set(code, partners.get(tint));
+  }
+  return tints;
+}
+
 /** What of a table is shown: the largest groups of the first, each of the second near the one it overlaps most. */
 function shownPart({ cells, first, second }, limit) {
   const largest = (sums) => [...sums].sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, limit);

@@ -97,7 +97,10 @@ function showScatter() {
   const y = pixelScale(lowest - margin, highest + margin, height - bottom, top + 8);
   const xTicks = log ? logTicks(fewest, most) : ticks(fewest, most).filter(Number.isInteger);
   // Finalists and the chosen model are drawn last, above the others.
-  const weight = ({ index }) => 2 * (index === state.model) + report.models[index].is_finalist;
+  const weight = ({ index }) => {
+    const { is_finalist: isFinalist, is_eligible: isEligible } = report.models[index];
+    return 4 * (index === state.model) + 2 * isFinalist + isEligible;
+  };
   scatter.dots = points.sort((a, b) => weight(a) - weight(b) || a.x - b.x);
   const picture = svg(
     'svg',
@@ -122,7 +125,8 @@ function showScatter() {
 
 function dot({ index, y }, left, top) {
   const model = report.models[index];
-  const classes = ['dot', index === state.model && 'chosen', model.is_finalist && 'finalist'].filter(Boolean).join(' ');
+  const kinds = { chosen: index === state.model, finalist: model.is_finalist, ineligible: !model.is_eligible };
+  const classes = ['dot', ...Object.keys(kinds).filter((kind) => kinds[kind])].join(' ');
   return svg(
     'path',
     {
@@ -135,14 +139,15 @@ function dot({ index, y }, left, top) {
     svg(
       'title',
       {},
-      `${model.name}\n${plural(model.scores.n_clusters, 'cluster')}, ${title(scatter.metric)} ${number(y)}`,
+      `${model.name}\n${plural(model.scores.n_clusters, 'cluster')}, ${title(scatter.metric)} ${number(y)}` +
+        (model.is_eligible ? '' : `\n${INELIGIBLE}`),
     ),
   );
 }
 
 function describeDot() {
   const chosen = scatter.dots.find(({ index }) => index === state.model);
-  return chosen ? `Chosen: ${number(chosen.x)} clusters, ${number(chosen.y)}` : 'The chosen model is not among these.';
+  return chosen ? `Chosen: ${plural(chosen.x, 'cluster')}, ${number(chosen.y)}` : 'The chosen model is not among these.';
 }
 
 function scatterKeys(event) {
@@ -161,8 +166,8 @@ function scatterKeys(event) {
 }
 
 function scatterLegend(log) {
-  const shape = (i) =>
-    svg('svg', { viewBox: '-6 -6 12 12', class: 'key' }, svg('path', { d: SHAPES[i % SHAPES.length] }));
+  const shape = (i, kind = '') =>
+    svg('svg', { viewBox: '-6 -6 12 12', class: `key ${kind}` }, svg('path', { d: SHAPES[i % SHAPES.length] }));
   const toggle = h('input', { type: 'checkbox', id: 'scatter-log', checked: log });
   toggle.addEventListener('change', () => {
     scatter.log = toggle.checked;
@@ -173,6 +178,9 @@ function scatterLegend(log) {
     { class: 'legend-line' },
     algorithms.map((name, i) => h('span', {}, swatch(codeOf(i)), name)),
     scalers.length > 1 ? scalers.map((name, i) => h('span', {}, shape(i), name)) : null,
+    scatter.dots.some(({ index }) => !report.models[index].is_eligible)
+      ? h('span', { id: 'scatter-hollow' }, shape(0, 'hollow'), 'hollow: does not meet the constraints')
+      : null,
     h('label', { class: 'check' }, toggle, 'Logarithmic'),
   );
 }

@@ -22,7 +22,7 @@ async function showSelection() {
   await loadImages();
   const model = report.models[state.model];
   const codes = model ? await codesOf(model) : null;
-  const names = model ? await namesOf(model) : new Map();
+  const legend = model ? await legendOf(model) : NO_LEGEND;
   if (selection !== state.selection) return; // another one was made in the meantime
   const withThumbnail = [...selection].filter((position) => thumbnailOf(position));
   drawer.replaceChildren(
@@ -30,7 +30,7 @@ async function showSelection() {
     h(
       'div',
       { class: 'drawer-body' },
-      codes ? breakdown(codes, names, selection, model) : null,
+      codes ? breakdown(codes, legend, selection, model) : null,
       h(
         'section',
         {},
@@ -67,7 +67,7 @@ function thumbnailCaption(withThumbnail, all) {
   return `${first} (${number(withThumbnail)} of ${plural(all, 'row')} have one)`;
 }
 
-function breakdown(codes, names, selection, model) {
+function breakdown(codes, legend, selection, model) {
   const counts = countCodes(codes, selection);
   const chips = counts
     .slice(0, 40)
@@ -75,13 +75,13 @@ function breakdown(codes, names, selection, model) {
       h(
         'li',
         {},
-        swatch(code),
-        h('span', {}, codeName(code, names)),
+        swatch(code, legend),
+        h('span', { class: 'clip', title: codeName(code, legend) }, codeName(code, legend)),
         h('b', {}, number(count)),
         h('span', { class: 'muted' }, percent(count / selection.length)),
       ),
     );
-  const more = counts.length > 40 ? h('li', { class: 'muted' }, `and ${counts.length - 40} more clusters`) : null;
+  const more = counts.length > 40 ? h('li', { class: 'muted' }, `and ${plural(counts.length - 40, 'more cluster')}`) : null;
   return h(
     'section',
     {},

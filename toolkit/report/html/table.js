@@ -29,6 +29,8 @@ function tableColumns() {
 }
 
 const columns = tableColumns();
+const INELIGIBLE = 'Does not meet the constraints of best';
+const ORDER = 'Most important first: finalists, then by rank';
 const sorting = { key: null, descending: false }; // null: the order of the report, finalists first, then by rank
 const tableRows = [];
 
@@ -56,7 +58,7 @@ function paramsText(params) {
 function nameCell(model) {
   return h(
     'td',
-    { class: 'name', title: model.name },
+    { class: 'name', title: model.is_eligible ? model.name : `${model.name}\n${INELIGIBLE}` },
     h('div', {}, h('b', {}, model.cluster_class), ' ', paramsText(model.params)),
     h('div', { class: 'muted' }, `${model.descriptor} · ${model.scaler} · ${model.stage}`),
   );
@@ -80,7 +82,13 @@ function makeRows() {
   report.models.forEach((model, index) => {
     const row = h(
       'tr',
-      { 'data-model': index, tabindex: -1, 'aria-selected': 'false' },
+      {
+        'data-model': index,
+        tabindex: -1,
+        'aria-selected': 'false',
+        class: model.is_eligible ? null : 'ineligible',
+        title: model.is_eligible ? null : INELIGIBLE,
+      },
       columns.map((column) => tableCell(model, column)),
     );
     tableRows.push(row);
@@ -96,19 +104,12 @@ function makeRows() {
 function makeHead() {
   document.querySelector('#models thead tr').append(
     ...columns.map((column) => {
-      const better =
-        column.metric === undefined
-          ? null
-          : h(
-              'span',
-              { class: 'muted', title: column.metric ? 'greater is better' : 'smaller is better' },
-              column.metric ? ' ↑' : ' ↓',
-            );
+      const better = column.metric === undefined ? null : `${column.metric ? 'higher' : 'lower'} is better`;
       const button = h(
         'button',
-        { type: 'button', onclick: () => sortBy(column.key) },
-        column.key === 'mark' ? '★' : column.title,
-        better,
+        { type: 'button', title: better, onclick: () => sortBy(column.key) },
+        h('span', { class: 'sorted' }, column.key === 'mark' ? '★' : column.title),
+        better && h('small', { class: 'muted' }, better),
       );
       if (column.key === 'mark') button.setAttribute('aria-label', 'Finalist or Pareto');
       return h(
@@ -136,6 +137,15 @@ function sortBy(key) {
   showTable();
 }
 
+/** The order of the table in words. */
+function orderText() {
+  if (sorting.key === null) return `${ORDER}. Click a heading to sort.`;
+  const ways = { mark: ['finalists last', 'finalists first'], name: ['from A to Z', 'from Z to A'] };
+  const [up, down] = ways[sorting.key] ?? ['lowest first', 'highest first'];
+  const { title: words } = columns.find(({ key }) => key === sorting.key);
+  return `Sorted by ${words.toLowerCase()}, ${sorting.descending ? down : up}.`;
+}
+
 /** Missing values come last, whatever the direction; ties keep the order of the report. */
 function compareModels(value, descending) {
   const sign = descending ? -1 : 1;
@@ -152,6 +162,7 @@ function showTable() {
   const order = report.models.map((_, index) => index).filter((index) => passesFilters(report.models[index]));
   if (sorting.key) order.sort(compareModels(columns.find(({ key }) => key === sorting.key).value, sorting.descending));
   state.visible = order;
+  byId('models-order').textContent = orderText();
   document
     .querySelector('#models tbody')
     .replaceChildren(...(order.length ? order.map((index) => tableRows[index]) : [nothingRow()]));
@@ -168,12 +179,14 @@ function nothingRow() {
   return h('tr', {}, h('td', { colspan: columns.length, class: 'muted' }, 'No model passes the filters.'));
 }
 
-/** Mark the best value of each metric among the models shown. */
+/** Mark the best value of each metric among the models shown that may be chosen as best. */
 function markBest(order) {
   for (const cell of document.querySelectorAll('#models td.best')) cell.classList.remove('best');
   columns.forEach(({ metric, value }, at) => {
     if (metric === undefined) return;
-    const known = order.filter((index) => typeof value(report.models[index]) === 'number');
+    const known = order.filter(
+      (index) => report.models[index].is_eligible && typeof value(report.models[index]) === 'number',
+    );
     const values = known.map((index) => value(report.models[index]));
     const best = values.reduce((a, b) => (metric === b > a ? b : a), values[0]);
     known.forEach((index, i) => {
@@ -214,6 +227,7 @@ const NO_FILTERS = {
   most: null,
   finalist: false,
   pareto: false,
+  eligible: false,
 };
 const filters = { ...NO_FILTERS };
 
@@ -230,7 +244,8 @@ function passesFilters(model) {
     (filters.least === null || (typeof nClusters === 'number' && nClusters >= filters.least)) &&
     (filters.most === null || (typeof nClusters === 'number' && nClusters <= filters.most)) &&
     (!filters.finalist || model.is_finalist) &&
-    (!filters.pareto || model.is_pareto)
+    (!filters.pareto || model.is_pareto) &&
+    (!filters.eligible || model.is_eligible)
   );
 }
 
@@ -301,6 +316,7 @@ function makeFilters() {
       ),
       filterCheck('finalist', 'Finalists only'),
       filterCheck('pareto', 'Pareto only'),
+      filterCheck('eligible', 'Meets constraints'),
       h('button', { type: 'reset', class: 'quiet' }, 'Clear filters'),
     ].filter(Boolean),
   );

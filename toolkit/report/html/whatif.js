@@ -52,7 +52,7 @@ function makeWhatIf() {
 async function chooseWhatIf(index) {
   const chosen = report.what_ifs[index];
   whatIf.index = index;
-  whatIf.at = Object.values(chosen.sliders).map((values) => Math.floor((values.length - 1) / 2));
+  whatIf.at = placesAt(chosen, chosen.start);
   byId('whatif-note').textContent = chosen.note;
   byId('sliders').replaceChildren(
     ...Object.entries(chosen.sliders).map(([name, values], i) => slider(name, values, i)),
@@ -88,14 +88,48 @@ function slider(name, values, i) {
     h('label', { for: `slider-${i}` }, name),
     output,
     input,
-    h('div', { class: 'ends muted' }, h('span', {}, String(values[0])), h('span', {}, String(values.at(-1)))),
+    h('div', { class: 'steps', 'aria-hidden': 'true' }, stepMarks(values)),
   );
+}
+
+/** A mark below each step of a slider, with its value at as many of them as there is space for. */
+function stepMarks(values) {
+  const named = new Set(spacedOut(values, 300));
+  return values.map((value, i) =>
+    h(
+      'span',
+      { style: { '--at': values.length > 1 ? i / (values.length - 1) : 0.5 } },
+      named.has(i) ? h('i', {}, String(value)) : null,
+    ),
+  );
+}
+
+/** Places of values whose texts fit on an axis of so many pixels: the first and the last one, and others between. */
+function spacedOut(values, width) {
+  const last = values.length - 1;
+  const left = (i) => (i / Math.max(1, last)) * width;
+  const half = (i) => String(values[i]).length * 3.4 + 4;
+  const apart = (i, j) => left(j) - left(i) >= half(i) + half(j);
+  const kept = [0];
+  for (let i = 1; i < last; i += 1) if (apart(kept.at(-1), i) && apart(i, last)) kept.push(i);
+  return last > 0 ? [...kept, last] : kept;
 }
 
 /** Cuts are in the order of the product of the sliders' values: the last slider runs fastest. */
 function cutAt(chosen, at) {
   const lengths = Object.values(chosen.sliders).map((values) => values.length);
   return chosen.cuts[at.reduce((index, place, i) => index * lengths[i] + place, 0)];
+}
+
+/** Where each slider stands at a cut. */
+function placesAt(chosen, cut) {
+  const places = [];
+  let rest = cut;
+  for (const { length } of Object.values(chosen.sliders).reverse()) {
+    places.unshift(rest % length);
+    rest = Math.floor(rest / length);
+  }
+  return places;
 }
 
 async function showCut() {
@@ -106,6 +140,7 @@ async function showCut() {
     ['Clusters', number(cut.n_clusters)],
     ['Coverage', percent(cut.coverage)],
     ['Noise', percent(1 - cut.coverage)],
+    ['Largest cluster', cut.n_clusters ? percent(cut.largest_share) : MISSING],
   ];
   byId('whatif-numbers').replaceChildren(
     ...facts.map(([key, value]) => h('div', {}, h('dt', {}, key), h('dd', {}, value))),
@@ -126,6 +161,7 @@ function whatIfChart(chosen) {
   const x = pixelScale(0, Math.max(1, values.length - 1), 44, 316);
   const clusters = pixelScale(0, most, 150, 22);
   const coverage = pixelScale(0, 1, 150, 22);
+  const yTicks = ticks(0, most, 3).filter((value) => Number.isInteger(value) && most - value > most / 8);
   const line = (kind, y) =>
     svg('polyline', {
       class: `line ${kind}`,
@@ -135,27 +171,30 @@ function whatIfChart(chosen) {
   return svg(
     'svg',
     { viewBox: '0 0 364 186', role: 'img', 'aria-label': `Clusters and coverage along ${name}` },
-    ticks(0, most, 3)
-      .filter(Number.isInteger)
-      .map((value) =>
-        svg(
-          'g',
-          { class: 'tick' },
-          svg('line', { x1: 44, x2: 316, y1: clusters(value), y2: clusters(value) }),
-          svg('text', { x: 38, y: clusters(value) + 4, 'text-anchor': 'end' }, number(value)),
-        ),
+    [...yTicks, most].map((value) =>
+      svg(
+        'g',
+        { class: 'tick left' },
+        svg('line', { x1: 44, x2: 316, y1: clusters(value), y2: clusters(value) }),
+        svg('text', { x: 38, y: clusters(value) + 4, 'text-anchor': 'end' }, number(value)),
       ),
+    ),
     [0, 0.5, 1].map((value) => svg('text', { class: 'tick-text', x: 322, y: coverage(value) + 4 }, percent(value))),
     svg('line', { class: 'here', x1: x(here), x2: x(here), y1: 18, y2: 150 }),
     line('clusters', (cut) => clusters(cut.n_clusters)),
     line('coverage', (cut) => coverage(cut.coverage)),
     svg('circle', { class: 'clusters', cx: x(here), cy: clusters(cuts[here].n_clusters), r: 4 }),
     svg('circle', { class: 'coverage', cx: x(here), cy: coverage(cuts[here].coverage), r: 4 }),
-    [0, values.length - 1].map((i) =>
-      svg('text', { class: 'tick-text', x: x(i), y: 166, 'text-anchor': 'middle' }, String(values[i])),
+    spacedOut(values, 272).map((i) =>
+      svg(
+        'g',
+        { class: 'tick bottom' },
+        svg('line', { x1: x(i), x2: x(i), y1: 150, y2: 154 }),
+        svg('text', { x: x(i), y: 166, 'text-anchor': 'middle' }, String(values[i])),
+      ),
     ),
     svg('text', { class: 'axis', x: 180, y: 182, 'text-anchor': 'middle' }, name),
-    svg('text', { class: 'axis clusters', x: 4, y: 11 }, 'clusters'),
+    svg('text', { class: 'axis clusters', x: 4, y: 11 }, 'number of clusters'),
     svg('text', { class: 'axis coverage', x: 360, y: 11, 'text-anchor': 'end' }, 'coverage'),
   );
 }
