@@ -97,7 +97,8 @@ def condensed_tree(study: Study, descriptor: str) -> tuple[Figure, str] | None:
     centres = _layout(tree, shown)
     colours = iter(cluster_colours(int(selected[shown].sum())))
     numbers = _numbers(tree, selected)
-    finite = tree.row_lambda[np.isfinite(tree.row_lambda) & (tree.row_lambda > 0)]
+    lambdas = np.concatenate([tree.row_lambda, tree.birth])
+    finite = lambdas[np.isfinite(lambdas) & (lambdas > 0)]
     lowest = 1 / finite.max() if len(finite) else 0.0
     highest = 1.02 / finite.min() if len(finite) else 1.0
     for cluster in shown:

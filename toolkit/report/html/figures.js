@@ -1,5 +1,5 @@
 'use strict';
-// Agreement of the finalists, and the static figures.
+// Agreement of the best models, and the static figures.
 
 function makeFigures() {
   const figures = JSON.parse(byId('figures').textContent);
