@@ -36,7 +36,7 @@ from toolkit.score.stability import stabilities
 
 LIMIT = "6GiB"
 MINUTES = 20
-STABILITY_ROWS = 20_000
+STABILITY_ROWS = 10_000
 GRID = {
     "KMeans": {"n_clusters": [2, 5, 10, 20, 30]},
     "DBSCAN": {"eps": [0.5, 1, 2, 4], "min_samples": [8, 64]},

@@ -81,7 +81,7 @@ def report(
     images: Annotated[Path | None, typer.Option(help="Folder or zip archive that holds the images.")] = None,
     map_rows: Annotated[
         int | None,
-        typer.Option(help="Rows on each map; by default 50,000 (UMAP), 10,000 (t-SNE), 100,000 (PCA).", min=1),
+        typer.Option(help="Rows on each map; by default 50,000 (UMAP), 10,000 (t-SNE), 100,000 (PCA).", min=20),
     ] = None,
     device: Device = "auto",
     memory: Memory = None,
@@ -121,7 +121,11 @@ def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> 
 def assign(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
     descriptors: Annotated[
-        Path, typer.Argument(metavar="NEW_DESCRIPTORS", help="Descriptor file, or a folder with files named as DIR's.")
+        Path,
+        typer.Argument(
+            metavar="NEW_DESCRIPTORS",
+            help="Descriptor file named as in DIR (or give --model), or a folder of such files.",
+        ),
     ],
     model: Annotated[str | None, typer.Option(help="Name or id of one model; by default all finalists.")] = None,
     image_paths: Annotated[Path | None, typer.Option(help="CSV with one image path per row.")] = None,
@@ -147,14 +151,18 @@ def assign(
         reporter=Reporter(quiet=quiet),
     )
     if not quiet:
-        print(assigned_text(found))
+        print(f"{assigned_text(found)}\nlabels     {(out or folder) / 'test_assignments.csv'}")
 
 
 @app.command()
 def label(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
-    model: Annotated[str | None, typer.Option(help="Name or id of the model that is named.")] = None,
-    names: Annotated[Path | None, typer.Option(help="CSV of names; by default DIR/names.csv.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or id of a model; by default the one that the names are for, or the best.")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="CSV of names, put into DIR/names.csv, which is the default.")
+    ] = None,
     device: Device = "auto",
     memory: Memory = None,
     *,

@@ -301,10 +301,11 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     seconds = sum(stage["seconds"] for stage in record["stages"].values())
     device = record.get("device", {})
     constraint = config.best
+    n_stages = f"{len(config.stages)} stage{'s' * (len(config.stages) > 1)}"
     return [
         ("rows", f"{study.run.n_rows:,}"),
         ("descriptors", ", ".join(f"{n} ({study.run.loader.open(n).n_features} features)" for n in study.run.names)),
-        ("models", f"{len(study.run.models):,} in {len(config.stages)} stages, {format_seconds(seconds)}"),
+        ("models", f"{len(study.run.models):,} in {n_stages}, {format_seconds(seconds)}"),
         ("chosen by", f"{', '.join(constraint.metrics)} for each {constraint.per}"),
         ("engine", f"{config.engine}, device {device.get('name', '?')}, seed {config.seed}"),
         ("finished", str(record.get("finished", ""))),
