@@ -17,9 +17,10 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from test_run import execute
 
 from toolkit.cluster.density import DensityForest
+from toolkit.cluster.labelling import UNSEEN
 from toolkit.cluster.trees import select_clusters
 from toolkit.errors import InputError, MemoryBudgetError
-from toolkit.grid.finished import UNSEEN, FinishedRun
+from toolkit.grid.finished import FinishedRun
 from toolkit.grid.selection import finalists
 from toolkit.images.source import run_images
 from toolkit.progress import Reporter
@@ -138,6 +139,17 @@ def test_paths_start_where_the_run_was_started(folder, tmp_path, monkeypatch):
     run = FinishedRun(copy)
     assert run.config.descriptors.images == folder.parent / "d"
     assert run.matrix(run.finalists[0]).shape == (N, 6)
+
+
+def test_another_device_is_said(folder, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    record = json.loads((copy / "run.json").read_text())
+    FinishedRun(copy, reporter=Reporter())
+    assert capsys.readouterr().err == ""
+    (copy / "run.json").write_text(json.dumps(record | {"device": {"name": "cuda"}}))
+    FinishedRun(copy, device="cpu", reporter=Reporter())
+    assert "was run on cuda, this is cpu" in capsys.readouterr().err
 
 
 # What is shown

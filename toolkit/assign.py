@@ -11,13 +11,14 @@ import pandas as pd
 
 from toolkit.atomic import atomic_file
 from toolkit.cluster.forest_plan import ForestPlan
+from toolkit.cluster.labelling import UNSEEN
 from toolkit.cluster.predict import make_predictor, min_samples_of
 from toolkit.descriptors.formats import FORMATS
 from toolkit.descriptors.keeper import block_rows
 from toolkit.descriptors.loader import DataLoader
 from toolkit.descriptors.new_rows import REASONS, NewRows, file_digests
 from toolkit.errors import InputError
-from toolkit.grid.finished import UNSEEN, FinishedRun
+from toolkit.grid.finished import FinishedRun
 from toolkit.grid.labelling import write_assignments
 from toolkit.memory import format_size
 

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+NOISE, UNSEEN = -1, -2  # labels that are no cluster: noise, and a row that the model was not fitted on
+
+
 class Labelling(NamedTuple):
     """The clusters of one model.
 

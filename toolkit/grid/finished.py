@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit.backend.device import choose_backend
+from toolkit.cluster.labelling import UNSEEN
 from toolkit.config import parse_config
 from toolkit.descriptors.keeper import DataKeeper, Reduced
 from toolkit.errors import InputError
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from toolkit.config import Config
     from toolkit.descriptors.keeper import Sample
     from toolkit.grid.plan import Cell
-
-UNSEEN = -2  # the label of a row that a model was not fitted on; -1 is noise
 
 
 @dataclass(frozen=True, eq=False)  # one object per model: compared and hashed as such
@@ -109,6 +108,12 @@ class FinishedRun:
         self.config = _seen_from_here(parse_config(self.record["config"]), self.record)
         self.device = device
         self.backend = choose_backend(device)[0]
+        before = self.record.get("device", {}).get("name", self.backend.name)
+        if before != self.backend.name:
+            self.reporter.warn(
+                f"{self.folder} was run on {before}, this is {self.backend.name}: descriptors are reduced again, and "
+                f"their last bits may differ; --device {before} makes them the same"
+            )
         self.loader = open_loader(self.config, self.memory)
         self.keeper = DataKeeper(
             loader=self.loader, cache=self.folder / "cache", reporter=self.reporter, device=self.backend

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.report.html.data import UNSEEN, Cut, WhatIf
+from toolkit.cluster.labelling import UNSEEN
+from toolkit.report.html.data import Cut, WhatIf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from toolkit.backend.cpu import ordered_map
+from toolkit.cluster.labelling import NOISE
 from toolkit.memory import MemoryBudget, n_threads
 from toolkit.score.partition import cluster_centroids
 from toolkit.score.variance import squared_distance
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     Members = dict[int, dict[str, np.ndarray]]
 
-NOISE = -1
 KINDS = ("central", "border", "random", "farthest")  # farthest: of noise, which has neither middle nor border
 _BLOCK_BYTES = 8 << 20  # of rows and their products with all centroids
 _ROW_BYTES = 64  # of each row, while distances are kept and sorted

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from toolkit.cluster.labelling import NOISE
 from toolkit.grid.table import COLUMNS
 from toolkit.images.thumbnails import Thumbnails
 from toolkit.progress import format_seconds
 from toolkit.report.cuts import what_ifs
-from toolkit.report.html.data import NOISE, Cluster, Figure, Map, Page, ReportedModel
+from toolkit.report.html.data import Cluster, Figure, Map, Page, ReportedModel
 from toolkit.report.maps import METHODS
 from toolkit.report.members import model_members
 from toolkit.report.why import why

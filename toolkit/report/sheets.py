@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from toolkit.atomic import atomic_file
 from toolkit.backend.cpu import ordered_map
+from toolkit.cluster.labelling import NOISE
 from toolkit.images.thumbnails import Thumbnails, write_skipped
-from toolkit.report.members import NOISE, model_members
+from toolkit.report.members import model_members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

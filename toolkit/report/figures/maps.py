@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from toolkit.grid.finished import UNSEEN
+from toolkit.cluster.labelling import UNSEEN
 from toolkit.report.drawing import draw_map, matched_colours
 from toolkit.report.figures.labellings import COLUMNS, panel_title
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-NOISE, UNSEEN = -1, -2  # labels that are no cluster: noise, and a row that the model was not fitted on
-
 
 @dataclass(frozen=True)
 class Map:
