@@ -6,6 +6,9 @@ import io
 import itertools
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -641,3 +644,25 @@ def test_the_forest_of_a_study_reaches_far_enough(study):
     forest = study.forest(study.best("a"))
     assert isinstance(forest, DensityForest)
     assert study.forest(study.best("a")) is forest
+
+
+def test_a_killed_report_made_again_is_the_uninterrupted_one(folder, tmp_path):
+    """SIGKILL while pictures are drawn; then the same files, to the byte, and nothing half-written."""
+    for name in ("whole", "killed"):
+        shutil.copytree(folder, tmp_path / name)
+        shutil.rmtree(tmp_path / name / "plots", ignore_errors=True)
+    command = [sys.executable, "-m", "toolkit", "report", "--quiet"]
+    subprocess.run([*command, tmp_path / "whole"], check=True)
+    process = subprocess.Popen([*command, tmp_path / "killed"])
+    while process.poll() is None and len(list((tmp_path / "killed").glob("plots/*.png"))) < 5:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "plots" / "agreement.png").exists()
+    subprocess.run([*command, tmp_path / "killed"], check=True)
+    files = [
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).glob("plots/*")}
+        for name in ("whole", "killed")
+    ]
+    assert files[0] == files[1]
+    assert (tmp_path / "whole" / "report.html").read_bytes() == (tmp_path / "killed" / "report.html").read_bytes()
