@@ -375,6 +375,11 @@ def test_no_eps_is_suggested_where_none_meets_the_constraints(run):
     run.config = run.config.model_copy(update={"best": run.config.best.model_copy(update={"max_largest_share": 0.1})})
     study = Study(run)
     assert suggest_eps(study, study.best("a"), 8) is None
+    for what_if in what_ifs(study, study.best("a"), np.arange(3)):
+        start = what_if.cuts[what_if.start]
+        enough = [cut for cut in what_if.cuts if cut.coverage >= 0.5]
+        assert start.n_clusters == max(cut.n_clusters for cut in enough)
+        assert start.coverage >= 0.5
     figure, _ = FIGURES["k_distance"].draw(study, "a")
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "min_samples 8: no eps meets the constraints" in texts

@@ -102,11 +102,18 @@ def what_ifs(study: Study, model: Model, page_rows: np.ndarray) -> list[WhatIf]:
     ):
         if first:
             settings = list(itertools.product(first, values))
-            begin = settings.index((suggested.eps, values[0])) if family == "DBSCAN" and suggested else 0
             sliders = {name: first, "min_samples": values}
             listed = [cuts[setting] for setting in settings]
+            begin = _start(listed, study.run.config.best.min_coverage)
+            if family == "DBSCAN" and suggested:
+                begin = settings.index((suggested.eps, values[0]))
             found.append(WhatIf(descriptor, scaler, family, sliders, listed, what, begin))
     return found
+
+
+def _start(cuts: list[Cut], coverage: float) -> int:
+    """Return the cut that shows something: of those with the most coverage up to what is asked for, the first."""
+    return max(range(len(cuts)), key=lambda i: (min(cuts[i].coverage, coverage), cuts[i].n_clusters, -i))
 
 
 def _dbscans(study: Study, model: Model, values: list[float], min_samples: int) -> Iterator[tuple[float, np.ndarray]]:

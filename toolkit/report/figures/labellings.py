@@ -73,7 +73,7 @@ def agreement_map(study: Study) -> tuple[Figure, str] | None:
     ax.tick_params(axis="x", rotation=40, labelsize=8)
     for label in ax.get_xticklabels():
         label.set_horizontalalignment("right")
-    ax.tick_params(axis="y", labelsize=8)
+    ax.tick_params(axis="y", rotation=0, labelsize=8)
     ax.set_title(
         "Agreement of the best models\nadjusted Rand index above, adjusted mutual information below", fontsize=10
     )
