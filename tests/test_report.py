@@ -469,6 +469,11 @@ def test_page_holds_all_rows_and_models(study, run):
     assert page.models[0].why
     assert all(0 <= position < N for position in page.thumbnails)
     assert len(page.thumbnails) == N - 1  # 11.png is no image
+    known: set[int] = set()  # what shows the clusters of the finalists comes first, the best one's before the others'
+    for model in page.models[:2]:
+        members = {p for c in model.clusters for kind in c.members.values() for p in kind} - {11} - known
+        assert set(list(page.thumbnails)[len(known) : len(known | members)]) == members
+        known |= members
     assert {(m.descriptor, m.method) for m in page.maps} == {(d, m) for d in "ab" for m in ("UMAP", "t-SNE", "PCA")}
     for cluster in page.models[0].clusters:
         for positions in cluster.members.values():

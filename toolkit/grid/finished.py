@@ -217,6 +217,11 @@ class FinishedRun:
             self._held = (key, self.keeper.scale(*key))
         return self._held[1]
 
+    def matrix_key(self, model: Model) -> str:
+        """Return what the model's matrix is kept under: everything that decides it, hashed."""
+        sample = model.cell.sample
+        return forest_key(self.fingerprints[sample.descriptor], sample, model.cell.scaler, self.backend)
+
     def labels(self, model: Model) -> np.ndarray:
         """Return the labels of the rows that the model was fitted on, (n_fitted,) of a signed integer type."""
         return self.store.labels(model.id)
@@ -235,9 +240,7 @@ class FinishedRun:
         self, model: Model, min_samples: list[int], *, advance: Callable[[float], None] = lambda _: None
     ) -> DensityForest:
         """Return the density forest of the model's matrix for these `min_samples`."""
-        cell = model.cell
-        key = forest_key(self.fingerprints[cell.sample.descriptor], cell.sample, cell.scaler, self.backend)
-        return self._forests.get(key, self.matrix(model), sorted(min_samples), advance=advance)
+        return self._forests.get(self.matrix_key(model), self.matrix(model), sorted(min_samples), advance=advance)
 
 
 def _seen_from_here(config: Config, record: dict[str, Any]) -> Config:

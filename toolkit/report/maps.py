@@ -13,7 +13,6 @@ from toolkit.backend.device import choose_backend
 from toolkit.descriptors.cache import digest, load_arrays, save_arrays
 from toolkit.descriptors.reduce import measure, principal_components
 from toolkit.errors import InputError, MissingPackageError, unknown
-from toolkit.grid.forests import forest_key
 from toolkit.memory import n_threads
 
 if TYPE_CHECKING:
@@ -175,8 +174,7 @@ class Maps:
         positions = self.sample(rows, self.most_rows or how.most)
         seed = self.run.config.seed
         sample, scaler = model.cell.sample, model.cell.scaler
-        matrix_key = forest_key(self.run.fingerprints[sample.descriptor], sample, scaler, self.run.backend)
-        key = digest(_VERSION, matrix_key, method, n_components, len(positions), seed)
+        key = digest(_VERSION, self.run.matrix_key(model), method, n_components, len(positions), seed)
 
         def make(folder: Path) -> dict[str, Any]:
             title = f"{sample.descriptor} {scaler}: {how.title} {n_components}-d of {len(positions):,} rows"

@@ -60,8 +60,10 @@ def gather_page(study: Study, source: ImageSource, *, notes: list[str]) -> Page:
         What was left out of the report so far.
     """
     run = study.run
-    with_members = sorted(_with_members(study), key=lambda m: (m.cell.sample.descriptor, m.cell.scaler))
-    shown = {model.id: _Shown(model, _members(study, model, source)) for model in with_members}
+    with_members = _with_members(study)
+    by_matrix = sorted(with_members, key=lambda m: (m.cell.sample.descriptor, m.cell.scaler))  # one is held at a time
+    members = {model.id: _members(study, model, source) for model in by_matrix}
+    shown = {model.id: _Shown(model, members[model.id]) for model in with_members}
     seen = _seen(study, shown)
     rows = _page_rows(study, shown, seen)
     ordered = _ordered(study)
@@ -102,12 +104,14 @@ def _bests(study: Study) -> list[Model]:
 
 
 def _with_members(study: Study) -> list[Model]:
-    return list(dict.fromkeys(model for name in study.run.names for model in study.shortlist(name)))
+    """Return the models that are shown with members: the finalists, then what else is shown of each descriptor."""
+    shown = [model for name in study.run.names for model in study.shortlist(name)]
+    return list(dict.fromkeys([*study.run.finalists, *shown]))
 
 
 def _ordered(study: Study) -> list[Model]:
     """Return all models, the most important first: finalists, those that are shown, by rank, the last stage, others."""
-    return list(dict.fromkeys([*study.run.finalists, *_with_members(study), *study.ranked, *study.run.models.values()]))
+    return list(dict.fromkeys([*_with_members(study), *study.ranked, *study.run.models.values()]))
 
 
 def _largest(labels: np.ndarray, sizes: np.ndarray, most: int) -> list[int]:

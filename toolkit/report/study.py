@@ -10,7 +10,6 @@ import pandas as pd
 
 from toolkit.descriptors.cache import digest
 from toolkit.errors import InputError
-from toolkit.grid.forests import forest_key
 from toolkit.grid.selection import contenders, eligible, pareto, rank
 from toolkit.naming import all_names
 from toolkit.report.maps import Maps
@@ -209,11 +208,12 @@ class Study:
 
     def forest(self, model: Model) -> DensityForest:
         """Return the density forest of a model's matrix for `min_samples(model)`; the last one is held."""
-        sample = model.cell.sample
-        key = forest_key(self.run.fingerprints[sample.descriptor], sample, model.cell.scaler, self.run.backend)
+        key = self.run.matrix_key(model)
         if getattr(self, "_forest", (None,))[0] != key:
             self._forest: tuple[Any, ...] = (None,)
             values = self.min_samples(model)
-            with self.run.reporter.track(f"{sample.descriptor} {model.cell.scaler}: density forest", 1.0) as task:
+            with self.run.reporter.track(
+                f"{model.cell.sample.descriptor} {model.cell.scaler}: density forest", 1.0
+            ) as task:
                 self._forest = (key, self.run.forest(model, values, advance=task.advance))
         return self._forest[1]  # type: ignore[no-any-return]

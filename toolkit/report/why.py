@@ -81,7 +81,7 @@ def _excluded(study: Study, model: Model) -> list[str]:
         for other in study.run.models.values()
         if other.stage == study.last_stage
         and _group(other, best.per) == _group(model, best.per)
-        and other not in study.ranked
+        and other.id not in study.eligible
         and sign * other.scores[metric.name] > sign * model.scores[metric.name]
     ]
     if not rivals:

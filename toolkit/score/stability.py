@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from toolkit.backend.base import Backend
-    from toolkit.cluster.labelling import Labelling, Result
+    from toolkit.cluster.labelling import Result
     from toolkit.memory import MemoryBudget
 
     Model = tuple[str, dict[str, Any]]  # estimator, parameters
@@ -127,9 +127,7 @@ def _scaled(model: Model, share: float) -> Model | str:
     return family, scaled
 
 
-def _refit(
-    models: list[Model], X: np.ndarray, *, seed: int, memory: MemoryBudget, backend: Backend
-) -> list[Labelling | Exception]:
+def _refit(models: list[Model], X: np.ndarray, *, seed: int, memory: MemoryBudget, backend: Backend) -> list[Result]:
     results: dict[int, Result] = {}
     sweep = [position for position, (family, _) in enumerate(models) if family == "KMeans"]
     density = [position for position, (family, _) in enumerate(models) if family != "KMeans"]
