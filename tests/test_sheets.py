@@ -21,8 +21,9 @@ from toolkit.grid.run import Run
 from toolkit.images.source import open_images, run_images
 from toolkit.memory import MemoryBudget, peak_bytes, reset_peak, resident_bytes
 from toolkit.progress import Reporter
+from toolkit.report import contact_sheet
 from toolkit.report import members as members_room
-from toolkit.report import sheets as sheets_room
+from toolkit.report.contact_sheet import Captioned, Section
 from toolkit.report.members import members_of, model_members
 from toolkit.report.sheets import write_sheets
 
@@ -353,10 +354,10 @@ def test_the_largest_clusters_are_shown(run, images, tmp_path):
 def drawn(monkeypatch):
     """Title -> sections of the sheets that are drawn."""
     found = {}
-    draw = sheets_room._draw
+    draw = contact_sheet.draw_sheet
     monkeypatch.setattr(
-        sheets_room,
-        "_draw",
+        contact_sheet,
+        "draw_sheet",
         lambda title, lines, sections: found.update({title: sections}) or draw(title, lines, sections),
     )
     return found
@@ -376,7 +377,7 @@ def test_images_that_cannot_be_used_are_replaced(run, images, tmp_path, drawn):
     deeper = model_members(run, model, names=[0], n=100)[0]["central"]
     good = [row for row in deeper.tolist() if row not in set(best[::2].tolist())]
     central = next(section for section in drawn["Cluster 0"] if section.title.startswith("Central"))
-    assert [path for path, _ in central.images] == paths[good[:16]].tolist()
+    assert [path for path, *_ in central.images] == paths[good[:16]].tolist()
     skipped = pd.read_csv(run.folder / "images_skipped.csv")
     assert skipped["row"].tolist() == sorted(best[::2].tolist())
     (warning,) = run.reporter.warnings
@@ -393,7 +394,7 @@ def test_few_images_are_all_shown(run, images, tmp_path, drawn):
     write_sheets(run, model, sources(run, images), tmp_path / "plots")
     (section,) = drawn["Cluster 0"]
     assert section.title == f"All images, from the centre outwards ({len(ranked) - 9} more cannot be read)"
-    assert [path for path, _ in section.images] == run.image_paths[ranked[-9:]].tolist()
+    assert [path for path, *_ in section.images] == run.image_paths[ranked[-9:]].tolist()
 
 
 def test_members_of_a_model_are_rows_of_the_run(run):
@@ -435,11 +436,11 @@ def test_texts_are_drawn_whatever_they_are(text):
     """Line breaks, letters of any script and very long names stay on their line, within their width."""
     image = Image.new("RGB", (96, 96))
     plain, sheet = (
-        np.asarray(sheets_room._draw(one, [one, one], [sheets_room._Section("All", [(one, image)])]))
+        np.asarray(contact_sheet.draw_sheet(one, [one, one], [Section("All", [Captioned(one, image)])]))
         for one in ("plain", text)
     )
     assert sheet.shape == plain.shape
-    margin = sheets_room._MARGIN
+    margin = contact_sheet._MARGIN
     assert (sheet[:, -margin // 2 :] == 255).all()
     np.testing.assert_array_equal(sheet[150:240], plain[150:240])  # the images
     assert (sheet[-margin // 2 :] == 255).all()
@@ -456,8 +457,8 @@ def test_texts_are_drawn_whatever_they_are(text):
     ],
 )
 def test_file_names_are_shortened_in_the_middle(path, expected):
-    font = sheets_room._font(10)
-    text = sheets_room._file_name(path, font, 96)
+    font = contact_sheet._font(10)
+    text = contact_sheet._file_name(path, font, 96)
     assert re.fullmatch(expected, text)
     assert font.getlength(text) <= 96
     assert font.getname()[0] == "DejaVu Sans"

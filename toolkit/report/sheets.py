@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from toolkit.atomic import atomic_file
 from toolkit.backend.cpu import ordered_map
 from toolkit.cluster.labelling import NOISE
 from toolkit.images.thumbnails import Thumbnails, write_skipped
+from toolkit.report.contact_sheet import COLUMNS, SIDE, Section, read_images, save_sheet
 from toolkit.report.members import model_members
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from toolkit.grid.finished import FinishedRun, Model
     from toolkit.images.source import ImageSource
     from toolkit.progress import Reporter
 
-_COLUMNS = 8
-_SHOWN = 2 * _COLUMNS  # images of each kind
-_SPARE = 4 * _COLUMNS  # candidates behind them, for images that cannot be read; with them, all of a small cluster
-_SIDE = 96  # pixels of a thumbnail
-_GAP, _MARGIN = 10, 28
-_CAPTION, _LINE = 17, 24  # heights
-_WIDTH = 2 * _MARGIN + _COLUMNS * (_SIDE + _GAP) - _GAP
-_PAPER, _CELL, _RULE, _FAINT, _INK = ((grey,) * 3 for grey in (255, 243, 217, 107, 26))
-_LONGEST = 300  # characters of a path that are looked at
-_LEVELS = [round(round(value * 63 / 255) * 255 / 63) for value in range(256)]  # 6 bits: unseen, and a third fewer bytes
+_SHOWN = 2 * COLUMNS  # images of each kind
+_SPARE = 4 * COLUMNS  # candidates behind them, for images that cannot be read; with them, all of a small cluster
 
 TITLES = {
     "central": "Central: the images nearest to the centre of the cluster",
@@ -46,14 +33,6 @@ _ALL = {
     "central": "All images, from the centre outwards",
     "farthest": "All images, the farthest from any cluster first",
 }
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A title and the images below it."""
-
-    title: str
-    images: list[tuple[str, Image.Image]]
 
 
 def write_sheets(
@@ -105,7 +84,7 @@ def write_sheets(
     usable = np.ones(run.n_rows, bool)
     usable[np.fromiter(source.problems, np.int64)] = False
     members = model_members(run, model, names=wanted, n=_SHOWN, spare=_SPARE, usable=usable)
-    thumbnails = Thumbnails(source, _SIDE, run.memory)
+    thumbnails = Thumbnails(source, SIDE, run.memory)
     descriptor = model.cell.sample.descriptor
 
     def write(label: int) -> Path | None:
@@ -113,7 +92,7 @@ def write_sheets(
         if not any(section.images for section in sections):
             return None
         path = folder / f"{descriptor}_cluster_{'noise' if label == NOISE else label}.png"
-        _save(_draw(_title(label, names or {}), _lines(model, label, counts, stabilities or {}), sections), path)
+        save_sheet(path, _title(label, names or {}), _lines(model, label, counts, stabilities or {}), sections)
         return path
 
     sheets: dict[int, Path] = {}
@@ -183,104 +162,12 @@ def _lines(model: Model, label: int, counts: dict[int, int], stabilities: dict[i
     return [f"{cell.sample.descriptor}     {cell.cluster_class} ({params})     scaler {cell.scaler}", size]
 
 
-def _sections(members: dict[str, np.ndarray], thumbnails: Thumbnails, n_rows: int) -> list[_Section]:
+def _sections(members: dict[str, np.ndarray], thumbnails: Thumbnails, n_rows: int) -> list[Section]:
     """Return what is shown of a cluster: all of a small one, else some of each kind."""
     main = next((kind for kind in ("central", "farthest") if kind in members and len(members[kind])), None)
     if main and len(members[main]) < _SHOWN + _SPARE:  # no more rows than candidates: these are all of them
-        images = list(_read(members[main], thumbnails, len(members[main])))
+        images = list(read_images(members[main], thumbnails, len(members[main])))
         unreadable = f" ({n_rows - len(images):,} more cannot be read)" if images and len(images) < n_rows else ""
-        return [_Section(_ALL[main] + unreadable, images)]
+        return [Section(_ALL[main] + unreadable, images)]
     kinds = [kind for kind in TITLES if len(members.get(kind, ()))]
-    return [_Section(TITLES[kind], list(_read(members[kind], thumbnails, _SHOWN))) for kind in kinds]
-
-
-def _read(rows: Iterable[int], thumbnails: Thumbnails, most: int) -> Iterator[tuple[str, Image.Image]]:
-    """Yield path and thumbnail of the first rows whose images can be read."""
-    n_read = 0
-    for row in rows:
-        if n_read < most and (image := thumbnails.one(row)) is not None:
-            n_read += 1
-            yield str(thumbnails.source.paths[row]), image
-
-
-# Drawing
-def _draw(title: str, lines: list[str], sections: list[_Section]) -> Image.Image:
-    """Draw a sheet, RGB."""
-    top = _MARGIN + 36 + _LINE * len(lines)
-    heights = [_LINE + 12 + _n_rows(section) * (_SIDE + _CAPTION + _GAP) + 10 for section in sections]
-    sheet = Image.new("RGB", (_WIDTH, top + sum(heights) + _MARGIN // 2), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    _write(pen, _MARGIN - 6, title, _INK, _font(24, "bold"))
-    for i, line in enumerate(lines):
-        _write(pen, _MARGIN + 32 + _LINE * i, line, _FAINT, _font(14))
-    for section, height in zip(sections, heights, strict=True):
-        _draw_section(sheet, pen, section, top)
-        top += height
-    return sheet
-
-
-def _draw_section(sheet: Image.Image, pen: ImageDraw.ImageDraw, section: _Section, top: int) -> None:
-    pen.line((_MARGIN, top, _WIDTH - _MARGIN, top), _RULE)
-    title = section.title if section.images else f"{section.title} (none could be read)"
-    _write(pen, top + 8, title, _INK, _font(14, "bold"))
-    for i, (path, image) in enumerate(section.images):
-        x = _MARGIN + i % _COLUMNS * (_SIDE + _GAP)
-        y = top + _LINE + 12 + i // _COLUMNS * (_SIDE + _CAPTION + _GAP)
-        pen.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), _CELL)
-        sheet.paste(image, (x + (_SIDE - image.width) // 2, y + (_SIDE - image.height) // 2))
-        caption = _file_name(path, _font(10), _SIDE)
-        pen.text((x + _SIDE / 2, y + _SIDE + 3), caption, _FAINT, _font(10), anchor="ma")
-
-
-def _write(
-    pen: ImageDraw.ImageDraw, y: int, text: str, colour: tuple[int, int, int], font: ImageFont.FreeTypeFont
-) -> None:
-    """Write a line between the margins."""
-    pen.text((_MARGIN, y), _fitting(_printable(text[:_LONGEST]), _cut_end, font, _WIDTH - 2 * _MARGIN), colour, font)
-
-
-def _n_rows(section: _Section) -> int:
-    return -(-len(section.images) // _COLUMNS)
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    with atomic_file(path) as file:
-        sheet.point(_LEVELS * 3).save(file, "PNG")
-
-
-# Text
-@lru_cache
-def _font(size: int, weight: str = "normal") -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which matplotlib brings along."""
-    from matplotlib import font_manager
-
-    wanted = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
-    return ImageFont.truetype(font_manager.findfont(wanted), size)
-
-
-def _file_name(path: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Return as much of a path as fits: all of it, its file name, or the two ends of that."""
-    path = _printable(path[-_LONGEST:])
-    return path if font.getlength(path) <= width else _fitting(path.rsplit("/", 1)[-1], _cut_middle, font, width)
-
-
-def _fitting(text: str, cut: Callable[[str, int], str], font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Return a text, or what is left of it where it is cut to as many characters as fit."""
-    if font.getlength(text) <= width:
-        return text
-    n_beyond = bisect_right(range(len(text)), width, key=lambda n: font.getlength(cut(text, n)))
-    return cut(text, max(n_beyond - 1, 0))
-
-
-def _cut_middle(text: str, n_kept: int) -> str:
-    """Keep the first and last characters, one more of the last, where names differ."""
-    n_first = n_kept // 2
-    return f"{text[:n_first]}…{text[len(text) - (n_kept - n_first) :]}"
-
-
-def _cut_end(text: str, n_kept: int) -> str:
-    return f"{text[:n_kept]}…"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+    return [Section(TITLES[kind], list(read_images(members[kind], thumbnails, _SHOWN))) for kind in kinds]
