@@ -5,12 +5,20 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from toolkit.errors import InputError, InterruptedRunError, ToolkitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from toolkit.grid.run import Outcome
+    from toolkit.memory import MemoryBudget
+    from toolkit.progress import Reporter
 
 app = typer.Typer(
     help="Cluster image descriptors: PCA, scaling, a grid of KMeans, DBSCAN and HDBSCAN, scores, the best labelling.",
@@ -26,6 +34,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int | None, typer.Option(help="Random seed, instead of the one in CONFIG.", min=0)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Images = Annotated[Path | None, typer.Option(help="Folder or zip archive that holds the images.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at rows with NaN or inf instead of leaving them out.")]
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -46,30 +55,44 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run all stages of CONFIG and write scores, the best labelling, plots, report.html and run.json to --out."""
+    from toolkit.report.build import report_after_run
+    from toolkit.report.tables import outcome_text
+
+    with _resumable():
+        outcome, budget, reporter = _execute(config, out, device, memory, seed, strict=strict, quiet=quiet)
+        if report:
+            report_after_run(out, memory=budget, device=device, reporter=reporter)
+    if not quiet:
+        print(outcome_text(outcome))
+
+
+def _execute(
+    config: Path, out: Path, device: str, memory: str | None, seed: int | None = None, *, strict: bool, quiet: bool
+) -> tuple[Outcome, MemoryBudget, Reporter]:
+    """Run all stages of a configuration."""
     from toolkit.backend.device import choose_backend
     from toolkit.config import load_config, parse_config
     from toolkit.grid.run import Run
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
-    from toolkit.report.build import report_after_run
-    from toolkit.report.tables import outcome_text
 
     loaded = load_config(config)
     if seed is not None:
         seeded = parse_config(loaded.identity() | {"seed": seed}, source="--seed")
         loaded = seeded.model_copy(update={"descriptors": loaded.descriptors})  # with the images, which are no identity
     backend, reason = choose_backend(device, engine=loaded.engine, memory=memory)
-    budget = MemoryBudget.resolve(memory)
-    reporter = Reporter(quiet=quiet)
+    budget, reporter = MemoryBudget.resolve(memory), Reporter(quiet=quiet)
+    job = Run(loaded, out, memory=budget, backend=backend, reason=reason, reporter=reporter, strict=strict)
+    return job.execute(), budget, reporter
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say of what the user stops that it can go on."""
     try:
-        job = Run(loaded, out, memory=budget, backend=backend, reason=reason, reporter=reporter, strict=strict)
-        outcome = job.execute()
-        if report:
-            report_after_run(out, memory=budget, device=device, reporter=reporter)
+        yield
     except KeyboardInterrupt as error:
         raise InterruptedRunError("stopped; the same command goes on where it stopped") from error
-    if not quiet:
-        print(outcome_text(outcome))
 
 
 @app.command()
@@ -78,7 +101,7 @@ def report(
     only: Annotated[
         list[str] | None, typer.Option(help="Part to make: finalists, plots, sheets or html; may be given again.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder or zip archive that holds the images.")] = None,
+    images: Images = None,
     map_rows: Annotated[
         int | None,
         typer.Option(help="Rows on each map; by default 50,000 (UMAP), 10,000 (t-SNE), 100,000 (PCA).", min=20),
@@ -152,6 +175,51 @@ def assign(
     )
     if not quiet:
         print(f"{assigned_text(found)}\nlabels     {(out or folder) / 'test_assignments.csv'}")
+
+
+@app.command()
+def outliers(
+    source: Annotated[
+        Path, typer.Argument(metavar="CONFIG|DIR", help="Folder of a finished run, or a configuration to run first.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for the results of CONFIG, as in `toolkit run`.")] = None,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(help="Detector to use, may be given again; pyod.NAME is one of PyOD. By default all of our own."),
+    ] = None,
+    contamination: Annotated[float | None, typer.Option(help="Share of the rows that are outliers.")] = None,
+    number: Annotated[int | None, typer.Option(help="How many rows are outliers.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of an outlier; 1 is the 90th percentile. By default the knee.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Images on the sheet of the highest scores.", min=1, max=1000)] = 64,
+    images: Images = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Rank all rows by how odd they are: outliers.csv, contact sheets, and images that failed or show nothing."""
+    from toolkit.grid.finished import FinishedRun
+    from toolkit.outliers.build import outliers_text, write_outliers
+    from toolkit.outliers.combine import Cut
+    from toolkit.outliers.detectors import find_detectors
+    from toolkit.progress import Reporter
+
+    cut = Cut(contamination, number, threshold)
+    find_detectors(detector or ())  # what is wrong with the names is said before a run
+    with _resumable():
+        if source.is_file():
+            if out is None:
+                raise InputError(f"{source} is a configuration; --out says where its results go")
+            _execute(source, out, device, memory, strict=False, quiet=quiet)
+        elif out is not None:
+            raise InputError(f"--out is for a configuration; the outliers of the run in {source} go into its folder")
+        run = FinishedRun(out or source, memory=memory, device=device, reporter=Reporter(quiet=quiet))
+        found = write_outliers(run, detectors=detector or (), cut=cut, top=top, images=images)
+    if not quiet:
+        print(outliers_text(run, found))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from toolkit.backend.device import get_backend
 from toolkit.cluster.arguments import check_matrix, require_choice, require_integer, require_number
 from toolkit.cluster.forest_plan import BYTES_PER_POINT
 from toolkit.cluster.lists import ENTRY_BYTES, Edges, NeighborLists, save_lists
+from toolkit.cluster.local_outliers import local_outlier_factors, noise_radii, square_roots
 from toolkit.cluster.mst import join, largest_spanning_tree, smaller_spanning_tree
 from toolkit.cluster.points import Points, measure
 from toolkit.cluster.trees import CondensedTree, build_hierarchy, condense, glosh, label_rows, select_clusters
@@ -41,6 +42,15 @@ class SpanningTree(NamedTuple):
     i: np.ndarray
     j: np.ndarray
     distance: np.ndarray
+
+
+class Neighbors(NamedTuple):
+    """The neighbour lists of the distinct rows (points), and which rows these stand for; see `Points`."""
+
+    lists: Lists
+    index_of: np.ndarray
+    first: np.ndarray
+    counts: np.ndarray
 
 
 @dataclass
@@ -163,6 +173,12 @@ class DensityForest:
             core = self._core(min_samples, self._lists)
             self._trees[min_samples] = _Tree(core, smaller_spanning_tree(core, self._lists, self._spanning))
         return self._trees[min_samples]
+
+    @property
+    def neighbors(self) -> Neighbors:
+        """The neighbour lists that everything is made from."""
+        self._check_fitted()
+        return Neighbors(self._lists, self._index_of, self._first, self._counts)
 
     def core_distances(self, *, min_samples: int) -> np.ndarray:
         """Return the distance of each row to its `min_samples`-th nearest, itself counted: (n_samples,) float64."""
@@ -307,6 +323,32 @@ class DensityForest:
         """
         size = max(2, require_integer("min_samples", min_samples)) if min_cluster_size is None else min_cluster_size
         return glosh(self.condensed_tree(size, min_samples))
+
+    def local_outlier_factor(self, *, n_neighbors: int) -> np.ndarray:
+        """Return the local outlier factor of each row, (n_samples,) float64, about 1 inside a cluster.
+
+        ``-negative_outlier_factor_`` of `sklearn.neighbors.LocalOutlierFactor`; where several rows are equally far,
+        scikit-learn takes any of them, see `toolkit.cluster.local_outliers`.
+
+        Parameters
+        ----------
+        n_neighbors : int
+            Below the largest `min_samples` of the forest; with fewer rows, all others are taken, as in scikit-learn.
+        """
+        value = require_integer("n_neighbors", n_neighbors)
+        self._check_fitted()
+        if self.n_samples == 1:
+            raise InputError("n_samples=1 while the local outlier factor requires more than one sample")
+        value = self._check_min_samples(min(value, self.n_samples - 1) + 1) - 1
+        return np.asarray(local_outlier_factors(self._lists, self._counts, value)[self._index_of])
+
+    def noise_radius(self, *, min_samples: int) -> np.ndarray:
+        """Return the smallest `eps` with which `dbscan` puts each row into a cluster, (n_samples,) float64.
+
+        With any smaller number the row is noise; inf where there are fewer rows than `min_samples`.
+        """
+        core = self._core(self._check_min_samples(min_samples), self._lists)
+        return np.asarray(square_roots(noise_radii(self._lists, core))[self._index_of])
 
     def relative_validity(self, labels: np.ndarray, *, min_samples: int) -> float:
         """Return hdbscan's fast stand-in for DBCV, from the spanning tree; see `toolkit.score.density`.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _BLOCK_VALUES = 3 << 20  # float64: 24 MiB, enough for BLAS and below what malloc gives back to the system
 _SCALED_VALUES = 1 << 19  # of a block that is scaled
+_ALL_EXPLAINED = 1e-9  # share of the variance; what is left out of less is rounding
 _VERSION = 1  # of what the cached results mean; raise it when their computation changes
 
 
@@ -197,6 +198,30 @@ class DataKeeper:
         deque(ordered_map(fill, range(0, source.n_rows, size), workers=n_threads()), maxlen=0)
         return matrix
 
+    def residuals(self, sample: Sample) -> np.ndarray | None:
+        """Return the distance of each row to its projection, (n_rows,) float64, in the units of the file.
+
+        What the reduction leaves out (the squared prediction error of Jackson, Mudholkar 1979, before its square), from
+        the cache or by another read of the file; None where it leaves nothing out.
+        """
+        reduced = self.reduce(sample)
+        projection = reduced.projection
+        left_out = 1 - float(projection.explained_variance_ratio.sum()) if len(projection.components) else 0.0
+        if left_out <= _ALL_EXPLAINED:
+            return None
+
+        def make(folder: Path) -> dict[str, Any]:
+            blocks, workers = self._stream(sample, extra=0, what="what the reduction leaves out")
+            rows = self.loader.rows(sample.fraction, sample.seed)
+            bad = reduced.bad_rows if rows is None else np.searchsorted(rows, reduced.bad_rows)
+            parts = ordered_map(lambda block: _residuals(projection, block), _drop_rows(blocks, bad), workers=workers)
+            save_arrays(folder, residuals=np.concatenate(list(parts)))
+            return {"n_rows": len(reduced.rows)}
+
+        key = digest(_VERSION, self._moments_key(sample), sample.n_components)
+        folder, _ = self.cache.get("residuals", key, make)
+        return load_arrays(folder, "residuals")[0]
+
     # The notebooks' way in
     def load_descriptor_PCA(  # noqa: N802 (the name that notebooks use)
         self, name: str, data_fraction: float = 1.0, random_state: int | None = 0
@@ -334,6 +359,14 @@ def _drop_rows(blocks: Iterator[np.ndarray], positions: np.ndarray) -> Iterator[
         start += len(block)
         if len(dropped) < len(block):
             yield np.delete(block, dropped, axis=0) if len(dropped) else block
+
+
+def _residuals(projection: Projection, block: np.ndarray) -> np.ndarray:
+    """Return the distance of each row to its projection: by Pythagoras, in float64."""
+    centred = block - projection.mean
+    projected = centred @ projection.components.T
+    squared = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", projected, projected)
+    return np.asarray(np.sqrt(np.maximum(squared, 0)))
 
 
 def _open_reduced(folder: Path, content: dict[str, Any], memory: MemoryBudget) -> Reduced:

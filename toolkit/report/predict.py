@@ -31,7 +31,7 @@ def predict_report(study: Study) -> Cost:
             continue
         reduced = study.run.reduced(model)
         n_rows, n_features = reduced.matrix.n_rows, reduced.matrix.n_features
-        forest = _forest(study, model, costs)
+        forest = predict_forest(study, model, study.min_samples(model)[-1], costs)
         mapped = {method: min(n_rows, study.maps.most_rows or METHODS[method].most) for method, _ in _MAPS}
         seconds += forest.seconds + _DRAWING_SECONDS + _ROW_SECONDS * n_rows
         seconds += sum(number * METHODS[method].row_seconds * mapped[method] for method, number in _MAPS)
@@ -40,10 +40,9 @@ def predict_report(study: Study) -> Cost:
     return Cost(seconds, n_bytes + LIBRARY_BYTES, n_bytes + LIBRARY_BYTES)
 
 
-def _forest(study: Study, model: Model, costs: CostModel) -> Cost:
-    """Predict the density forest of a model's matrix."""
+def predict_forest(study: Study, model: Model, largest: int, costs: CostModel) -> Cost:
+    """Predict the density forest of a model's matrix for `min_samples` up to the largest, its matrix included."""
     reduced, cell = study.run.reduced(model), model.cell
-    largest = study.min_samples(model)[-1]
     params = (("min_cluster_size", max(largest, 2)), ("min_samples", largest))
     sample = replace(cell.sample, n_components=reduced.matrix.n_features)
     group = Group(sample, cell.scaler, (Cell(sample, cell.scaler, "HDBSCAN", params),))

@@ -197,11 +197,19 @@ class Study:
         other = self.run.models.get(one)
         return other is not None and (other.cell.sample, other.cell.scaler) == (model.cell.sample, model.cell.scaler)
 
-    def min_samples(self, model: Model) -> list[int]:
-        """Return up to three values of `min_samples` that are shown for a model's matrix, ascending."""
+    def min_samples(self, model: Model, *, largest: int | None = _LARGEST_SHOWN) -> list[int]:
+        """Return up to three values of `min_samples`, from 2 on, that were tried for a model's matrix, ascending.
+
+        Parameters
+        ----------
+        model : Model
+        largest : int, optional
+            By default what is shown; None is the number of rows.
+        """
         n_rows = len(self.run.reduced(model).rows)
+        most = n_rows if largest is None else min(n_rows, largest)
         tried = self.density_values(model, "min_samples") or self.density_values(model, "min_cluster_size")
-        values = [int(value) for value in tried if 2 <= value <= min(n_rows, _LARGEST_SHOWN)]
+        values = [int(value) for value in tried if 2 <= value <= most]
         values = values or [min(value, n_rows) for value in _USUAL_VALUES]
         spread = np.linspace(0, len(values) - 1, min(_MOST_VALUES, len(values))).round().astype(int)
         return sorted({values[i] for i in spread})
