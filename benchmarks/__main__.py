@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("density", "kmeans", "scoring", "seed_grid", "reduction", "predictions", "report")
+BENCHMARKS = ("density", "kmeans", "scoring", "seed_grid", "reduction", "predictions", "report", "outliers")
 
 
 def main() -> None:

@@ -143,7 +143,7 @@ def find_outliers(run: FinishedRun, detectors: dict[str, Detector], cut: Cut, *,
     measures: dict[str, dict[str, Measures]] = {}
     notes: list[str] = []
     for descriptor in run.names:
-        model = study.best(descriptor)
+        model = study.best_matrix(descriptor)
         if model is None:
             notes.append(f"{descriptor}: no model was fitted, and so nothing measured")
             continue
@@ -260,7 +260,7 @@ def _announce(run: FinishedRun, detectors: dict[str, Detector], source: ImageSou
     """Say what it will take if nothing is in the cache; calibrated on 2 processors."""
     study, costs = Study(run), CostModel(run.config)
     seconds, n_bytes = _LOADING_SECONDS, 0
-    for model in filter(None, map(study.best, run.names)):
+    for model in filter(None, map(study.best_matrix, run.names)):
         cells = [value for _, value in dbscan_cells(run, model) if value <= run.n_rows]
         cost = predict_forest(study, model, max([*study.min_samples(model, largest=None), *cells]), costs)
         seconds += cost.seconds + _ROW_SECONDS * run.n_rows
@@ -277,6 +277,7 @@ def _announce(run: FinishedRun, detectors: dict[str, Detector], source: ImageSou
 def _with_quality(run: FinishedRun, found: Outliers, source: ImageSource) -> Outliers:
     """Look at the images too, if there are any."""
     if len(source.problems) == run.n_rows:
+        (run.folder / IMAGES).unlink(missing_ok=True)  # of another time
         run.reporter.say("no images are looked at: none was found; --images takes a folder or a zip archive")
         return found
     quality = image_quality(source, range(run.n_rows), run.memory, run.reporter)

@@ -77,6 +77,11 @@ class Study:
                 return self.run.models[ids.iloc[0]]
         return None
 
+    def best_matrix(self, descriptor: str) -> Model | None:
+        """Return a model of a descriptor's best matrix: its best one, or the first where none has two clusters."""
+        of_it = (model for model in self.run.models.values() if model.cell.sample.descriptor == descriptor)
+        return self.best(descriptor) or next(of_it, None)
+
     def shortlist(self, descriptor: str) -> list[Model]:
         """Return the models of a descriptor that are shown: its finalists, then the two best of each estimator."""
         chosen = [model for model in self.run.finalists if model.cell.sample.descriptor == descriptor]
