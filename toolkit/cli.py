@@ -35,6 +35,9 @@ Seed = Annotated[int | None, typer.Option(help="Random seed, instead of the one 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Images = Annotated[Path | None, typer.Option(help="Folder or zip archive that holds the images.")]
+NoisyModel = Annotated[
+    str | None, typer.Option("--model", help="Name or id of a model; by default the best finalist with noise.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at rows with NaN or inf instead of leaving them out.")]
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -220,6 +223,87 @@ def outliers(
         found = write_outliers(run, detectors=detector or (), cut=cut, top=top, images=images)
     if not quiet:
         print(outliers_text(run, found))
+
+
+@app.command()
+def duplicates(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    within: Annotated[
+        float | None,
+        typer.Option(help="Distance in the scaled space; by default 0.3 of the usual one to the nearest row.", min=0),
+    ] = None,
+    descriptor: Annotated[
+        list[str] | None, typer.Option(help="Descriptor to look at, may be given again; by default all.")
+    ] = None,
+    images: Images = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Group near-duplicates: duplicates.csv with one representative each, duplicate_pairs.csv, contact sheets."""
+    from toolkit.outliers.duplicates import duplicates_text, write_duplicates
+    from toolkit.progress import Reporter
+
+    found = write_duplicates(
+        folder,
+        within=within,
+        descriptors=descriptor or (),
+        images=images,
+        memory=memory,
+        device=device,
+        reporter=Reporter(quiet=quiet),
+    )
+    if not quiet:
+        print(duplicates_text(found))
+
+
+@app.command()
+def reassign(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    model: NoisyModel = None,
+    min_confidence: Annotated[
+        float, typer.Option(help="Rows with less stay noise: 0 is as near to another cluster, 1 no other is near.")
+    ] = 0.0,
+    device: Device = "auto",
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Give the noise of a model to the nearest clusters, with a confidence: new columns in reassigned.csv."""
+    from toolkit.outliers.noise import reassign as reassign_noise
+    from toolkit.progress import Reporter
+
+    table = reassign_noise(
+        folder, model=model, min_confidence=min_confidence, memory=memory, device=device, reporter=Reporter(quiet=quiet)
+    )
+    if not quiet:
+        print(table.text)
+
+
+@app.command()
+def recluster(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    grid: Annotated[
+        Path | None,
+        typer.Argument(metavar="GRID", help="YAML with grid:, as in a stage, and best:; by default a few HDBSCAN."),
+    ] = None,
+    model: NoisyModel = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Cluster the noise of a model by a grid of its own: new columns in reclustered.csv."""
+    from toolkit.outliers.noise import recluster as recluster_noise
+    from toolkit.progress import Reporter
+
+    table = recluster_noise(folder, grid, model=model, memory=memory, device=device, reporter=Reporter(quiet=quiet))
+    if not quiet:
+        print(table.text)
 
 
 @app.command()

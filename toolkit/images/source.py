@@ -68,6 +68,13 @@ class ImageSource(ABC):
         """
 
     @abstractmethod
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """Return numbers that change with the content: of a file its size and time, of a member its size and CRC.
+
+        Empty where there is no image.
+        """
+
+    @abstractmethod
     def _read(self, row: int) -> bytes:
         """Read an image that is known to be there, at most a byte more than is allowed."""
 
@@ -228,6 +235,13 @@ class FileImages(ImageSource):
             raise ImageError("is not a file")
         return _check_size(found.st_size)
 
+    def stamp(self, row: int) -> tuple[int, ...]:  # noqa: D102
+        try:
+            found = os.stat(self._file(row)) if self._chosen[row] >= 0 else None
+        except OSError:
+            found = None
+        return () if found is None else (found.st_size, found.st_mtime_ns)
+
     def _read(self, row: int) -> bytes:
         with open(self._file(row), "rb") as file:
             return file.read(MOST_BYTES + 1)
@@ -271,6 +285,10 @@ class ZipImages(ImageSource):
         if member.compress_type not in _METHODS:
             raise ImageError(f"is packed by method {member.compress_type}; allowed: stored, deflated")
         return _check_size(member.file_size)
+
+    def stamp(self, row: int) -> tuple[int, ...]:  # noqa: D102
+        member = self._members[row]
+        return () if member is None else (member.file_size, member.CRC)
 
     def _read(self, row: int) -> bytes:
         member = self._members[row]

@@ -64,6 +64,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation -> what makes it upright
+_SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 class Thumbnail(NamedTuple):
@@ -79,7 +80,7 @@ class Thumbnails:
     An image larger than `size` is averaged down to it; a smaller one is enlarged by the largest whole factor that
     fits, each pixel becoming a square. Images are upright (EXIF), what is transparent is white, of an animation the
     first picture is taken, 16 bits a pixel are scaled to 8, and other numbers (32 bits, fractions) from their least
-    and greatest.
+    and greatest. The ``info["original_size"]`` of a copy is the width and height of the upright image.
 
     Parameters
     ----------
@@ -130,9 +131,10 @@ class Thumbnails:
     def _make(self, row: int) -> Image.Image:
         n_bytes = self.source.n_bytes(row)
         with self._room.hold(n_bytes), open_image(data := self.source.read(row)) as image:
+            full = image.size
             n_decoded = _decoded_bytes(image, data, self.size)
             with self._room.hold(n_bytes + n_decoded, held=n_bytes):
-                return _thumbnail(image, self.size)
+                return _thumbnail(image, self.size, full)
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:
@@ -244,14 +246,18 @@ def _is_held_whole(image: JpegImagePlugin.JpegImageFile, data: bytes) -> bool:
 
 
 # Decoding
-def _thumbnail(image: ImageFile.ImageFile, size: int) -> Image.Image:
+def _thumbnail(image: ImageFile.ImageFile, size: int, full: tuple[int, int]) -> Image.Image:
     image.load()
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        full = image.size  # a TIFF may turn when it is decoded; a JPEG is decoded smaller
     turn = _TURNS.get(_orientation(image))
     small = _resized(_averageable(image), size)
     if small.mode == "RGBA":
         small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
     small = small.convert("RGB")
-    return small if turn is None else small.transpose(turn)
+    small = small if turn is None else small.transpose(turn)
+    small.info["original_size"] = full[::-1] if turn in _SIDEWAYS else full
+    return small
 
 
 def _averageable(image: Image.Image) -> Image.Image:

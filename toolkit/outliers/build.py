@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from toolkit.outliers.detectors import Measures
 
 TABLE, MEASURES, IMAGES = "outliers.csv", "outlier_measures.csv", "image_problems.csv"
-_VERSION = 1  # of what cached measures mean
+_VERSION, _QUALITY_VERSION = 1, 1  # of what is cached
 _LOADING_SECONDS = 5.0  # of what measures and draws
 _ROW_SECONDS = 1e-4  # of all measures of a descriptor once the forest is there (measured)
 _IMAGE_SECONDS = 2e-3
@@ -280,9 +280,24 @@ def _with_quality(run: FinishedRun, found: Outliers, source: ImageSource) -> Out
         (run.folder / IMAGES).unlink(missing_ok=True)  # of another time
         run.reporter.say("no images are looked at: none was found; --images takes a folder or a zip archive")
         return found
-    quality = image_quality(source, range(run.n_rows), run.memory, run.reporter)
+    quality = _quality(run, source)
     write_quality(quality, run.folder / IMAGES)
     return replace(found, quality=quality)
+
+
+def _quality(run: FinishedRun, source: ImageSource) -> pd.DataFrame:
+    """Measure the images, or take what was measured from the cache, if none has changed since."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        image_quality(source, range(run.n_rows), run.memory, run.reporter).to_parquet(folder / "quality.parquet")
+        return {"n_rows": run.n_rows}
+
+    seen = digest(source.paths.tolist(), [source.stamp(row) for row in range(run.n_rows)])
+    folder, _ = run.keeper.cache.get("quality", digest(_QUALITY_VERSION, seen), make)
+    quality = pd.read_parquet(folder / "quality.parquet")
+    failed = quality[quality["is_failed"]]
+    source.problems.update(zip(failed["row"], failed["reason"], strict=True))
+    return quality
 
 
 def _measure_table(run: FinishedRun, found: Outliers) -> pd.DataFrame:
