@@ -84,7 +84,7 @@ def test_threads_memory_and_blocks_change_no_bit(kind, memory, rng, monkeypatch)
     for threads, part, columns in ((1, 512, 2048), (3, 100, 64), (2, 2000, 7)):
         monkeypatch.setattr(module, "n_threads", lambda threads=threads: threads)
         monkeypatch.setattr(predict_kernels, "PART_ROWS", part)
-        monkeypatch.setattr(predict_kernels, "_tile_columns", lambda _, columns=columns: columns)
+        monkeypatch.setattr(predict_kernels, "tile_columns", lambda _, columns=columns: columns)
         shares = []
         found = nearest_clusters(X, labels, rows, memory=memory, advance=shares.append)
         assert all(np.array_equal(one, other) for one, other in zip(found, whole, strict=True))
@@ -448,7 +448,7 @@ def test_grids_that_cannot_be_used(out):
         grid = write_grid(out, content)
         refused(out, lambda grid=grid: recluster(out, grid, model=name, device="cpu"), str(grid), words)
     missing = out.parent / "none.yaml"
-    refused(out, lambda: recluster(out, missing, model=name, device="cpu"), "none.yaml does not exist", "without one")
+    refused(out, lambda: recluster(out, missing, model=name, device="cpu"), "none.yaml does not exist")
 
 
 def test_the_constraints_alone_can_be_loosened(out):

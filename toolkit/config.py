@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator  # noqa: TC003 (pydantic reads the annotations)
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -14,6 +14,7 @@ from toolkit.descriptors.reduce import check_components
 from toolkit.errors import InputError
 
 Values = list[Any]
+_Model = TypeVar("_Model", bound=BaseModel)
 _INHERITED: tuple[str, ...] = ("n_components", "scalers")
 _OWN = {*_INHERITED, "grid_per_descriptor"}  # of a stage with a grid; a refined one has the models' own
 _Strict = ConfigDict(extra="forbid", frozen=True)
@@ -115,7 +116,7 @@ def _once(values: list[str]) -> list[str]:
     return values
 
 
-def _listed(grid: Any) -> Any:
+def listed(grid: Any) -> Any:
     """Let a single value stand for a list of one."""
     if not isinstance(grid, dict):
         return grid
@@ -164,12 +165,12 @@ class Stage(BaseModel):
     @field_validator("grid", mode="before")
     @classmethod
     def _list_values(cls, grid: Any) -> Any:
-        return _listed(grid)
+        return listed(grid)
 
     @field_validator("grid_per_descriptor", mode="before")
     @classmethod
     def _list_values_per_descriptor(cls, grids: Any) -> Any:
-        return {name: _listed(grid) for name, grid in grids.items()} if isinstance(grids, dict) else grids
+        return {name: listed(grid) for name, grid in grids.items()} if isinstance(grids, dict) else grids
 
     @model_validator(mode="after")
     def _check(self) -> Stage:
@@ -290,21 +291,30 @@ def load_config(path: Path) -> Config:
     InputError
         One line that names the key, what was received and what is allowed.
     """
+    return parse_config(read_yaml(path, "config"), source=str(path))
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """Read a YAML file in which no key is twice; `what` it is, for the error."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
-        raise InputError(f"config {path} does not exist") from error
+        raise InputError(f"{what} {path} does not exist") from error
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
-        raise InputError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from error
-    return parse_config(content, source=str(path))
+        raise InputError(f"{what} {path} is not readable YAML: {' '.join(str(error).split())}") from error
 
 
 def parse_config(content: Any, *, source: str = "config") -> Config:
     """Check a configuration given as plain dicts and lists; see `load_config`."""
     if not isinstance(content, dict):
         raise InputError(f"{source} holds {type(content).__name__}; expected keys: {', '.join(Config.model_fields)}")
+    return validated(Config, content, source)
+
+
+def validated(kind: type[_Model], content: dict[str, Any], source: str) -> _Model:
+    """Return a model of this kind; what is wrong with the content is one line that begins with the source."""
     try:
-        return Config.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{source}: {'; '.join(_explain(problem) for problem in error.errors())}") from error
 

@@ -77,7 +77,7 @@ def nearest_clusters(
     labels = labels.astype(np.int32)
     clustered = np.flatnonzero(labels >= 0)
     found = NearestClusters(np.full(len(rows), kernels.NO_LABEL, np.int32), *np.full((2, len(rows)), np.inf))
-    n_tiles = -(-len(clustered) // kernels._tile_columns(X.shape[1]))
+    n_tiles = -(-len(clustered) // kernels.tile_columns(X.shape[1]))
     workers, held = _room(X.shape[1], n_tiles, len(rows), memory)
     centre = kernels.centre_of(X)
 
@@ -110,7 +110,7 @@ def product_equivalents(n_rows: int, n_clustered: int, n_features: int) -> float
 
 def _room(n_features: int, n_tiles: int, n_rows: int, memory: MemoryBudget) -> tuple[int, int]:
     """Return how many threads may work, none being this one, and how many tiles may be held."""
-    tile_bytes = kernels._tile_columns(n_features) * (4 * n_features + 32)
+    tile_bytes = kernels.tile_columns(n_features) * (4 * n_features + 32)
     thread_bytes = kernels.tile_bytes(n_features)
     memory.require(_ROW_BYTES * n_rows + tile_bytes + thread_bytes, f"the nearest clusters of {n_rows:,} rows")
     free = memory.free - _ROW_BYTES * n_rows
@@ -141,7 +141,7 @@ def _scan_clusters(new, X, tile, labels, best, nearest, second):  # type: ignore
     """Bring the two nearest clusters of new rows up to date with the rows of a tile."""
     bounds = np.empty(len(tile.columns))
     for i in range(len(new)):
-        kernels._bounds(tile, i, bounds)
+        kernels.bounds_of(tile, i, bounds)
         label, least, other = best[i], nearest[i], second[i]
         for j in range(len(bounds)):
             if bounds[j] <= other:

@@ -65,13 +65,14 @@ def centre_of(X: np.ndarray) -> np.ndarray:
     return np.asarray(X.mean(axis=0, dtype=np.float64))
 
 
-def _tile_columns(n_features: int) -> int:
+def tile_columns(n_features: int) -> int:
+    """Return how many fitted rows a tile has."""
     return int(np.clip(_TILE_BYTES // (8 * n_features), 64, _TILE_COLUMNS))
 
 
 def tile_bytes(n_features: int) -> int:
     """Return what one thread holds while it works on a tile."""
-    columns = _tile_columns(n_features)
+    columns = tile_columns(n_features)
     return 20 * n_features * (columns + PART_ROWS) + 4 * columns * PART_ROWS
 
 
@@ -87,7 +88,7 @@ def tiles(new: np.ndarray, X: np.ndarray, rows: np.ndarray, centre: np.ndarray) 
     A tile's rows are spread over all of them: in whatever order a file is, the first tile knows about how far the
     nearest are, and few distances have to be measured in the others.
     """
-    n_tiles = -(-len(rows) // _tile_columns(X.shape[1]))
+    n_tiles = -(-len(rows) // tile_columns(X.shape[1]))
     centred = Centred.of(new, centre)
     for start in range(n_tiles):
         columns = rows[start::n_tiles]
@@ -96,7 +97,7 @@ def tiles(new: np.ndarray, X: np.ndarray, rows: np.ndarray, centre: np.ndarray) 
 
 
 @njit(nogil=True, cache=True)
-def _bounds(tile, i, bounds):  # type: ignore[no-untyped-def]
+def bounds_of(tile, i, bounds):  # type: ignore[no-untyped-def]
     """Write lower bounds of what `squared_distance` gives for row i of a tile into `bounds`, (n_columns,) float64."""
     n_features = tile.new.rows.shape[1]
     square, factor = tile.new.square[i], 2.0 * tile.new.factor[i]
@@ -113,7 +114,7 @@ def scan_cores(new, X, tile, labels, squared_radius, nearest, best):  # type: ig
     """Bring the squared distance to the nearest core row and the lowest label within the radius up to date."""
     bounds = np.empty(len(tile.columns))
     for i in range(len(new)):
-        _bounds(tile, i, bounds)
+        bounds_of(tile, i, bounds)
         least, label = nearest[i], best[i]
         for j in range(len(bounds)):
             if bounds[j] <= least or bounds[j] <= squared_radius:
@@ -152,7 +153,7 @@ def scan_rows(new, X, tile, core, lists):  # type: ignore[no-untyped-def]
     """Bring the lists up to date."""
     bounds = np.empty(len(tile.columns))
     for i in range(len(new)):
-        _bounds(tile, i, bounds)
+        bounds_of(tile, i, bounds)
         limit = _limit(lists, i)
         for j in range(len(bounds)):
             if bounds[j] <= limit:

@@ -6,17 +6,15 @@ Both make new tables; the labels of the run stay as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from toolkit.atomic import atomic_file
 from toolkit.cluster.nearest_clusters import nearest_clusters, product_equivalents
-from toolkit.config import Best, Grid, _explain, _listed, _UniqueKeys, check_grid
+from toolkit.config import Best, Grid, check_grid, listed, read_yaml, validated
 from toolkit.errors import InputError
 from toolkit.grid.finished import FinishedRun
 from toolkit.grid.fit import Fitted, Settings, fit_and_score
@@ -29,6 +27,8 @@ from toolkit.grid.table import export_scores, score_table, shorten
 from toolkit.progress import format_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from toolkit.grid.finished import Model
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
@@ -280,7 +280,7 @@ class _Regrid(BaseModel):
     """What the YAML of a reclustering may hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    grid: Annotated[Grid, BeforeValidator(_listed), AfterValidator(check_grid)] | None = None
+    grid: Annotated[Grid, BeforeValidator(listed), AfterValidator(check_grid)] | None = None
     best: Best
 
 
@@ -288,12 +288,7 @@ def _read_regrid(path: str | Path | None, best: Best) -> _Regrid:
     """Read and check the YAML; `best` says what it does not say of the choice."""
     if path is None:
         return _Regrid(best=best)
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError as error:
-        raise InputError(f"grid {path} does not exist; without one, a grid is taken that suits the rows") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
-        raise InputError(f"grid {path} is not readable YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "grid")
     known = ", ".join(_Regrid.model_fields)
     if not isinstance(content, dict):
         raise InputError(f"grid {path} holds {type(content).__name__}; expected keys: {known}")
@@ -301,10 +296,7 @@ def _read_regrid(path: str | Path | None, best: Best) -> _Regrid:
         raise InputError(f"grid {path}: unknown key {strangers[0]}; known here: {known}")
     given = content.get("best", {})
     merged = {**best.model_dump(), **given} if isinstance(given, dict) else given
-    try:
-        return _Regrid.model_validate({**content, "best": merged})
-    except ValidationError as error:
-        raise InputError(f"grid {path}: {'; '.join(_explain(problem) for problem in error.errors())}") from error
+    return validated(_Regrid, {**content, "best": merged}, f"grid {path}")
 
 
 def _fit(run: FinishedRun, noise: _Noise, grid: Grid) -> tuple[list[Cell], list[Fitted]]:
