@@ -451,9 +451,13 @@ def test_grids_that_cannot_be_used(out):
     refused(out, lambda: recluster(out, missing, model=name, device="cpu"), "none.yaml does not exist")
 
 
-def test_the_constraints_alone_can_be_loosened(out):
+def test_any_coverage_will_do_unless_best_says_more(tmp_path):
+    """The constraints alone, without a grid: what is in no cluster at first may well be in none again."""
+    out = make(tmp_path, with_planted_clusters(), GRID, best={"min_coverage": 0.95})
     name = model_of(out, "DBSCAN", eps=1.0).name
-    recluster(out, write_grid(out, {"best": {"min_coverage": 0.1}}), model=name, device="cpu")
+    as_in_the_run = write_grid(out, {"best": {"min_coverage": 0.95}})
+    refused(out, lambda: recluster(out, as_in_the_run, model=name), "min_coverage 0.95", new=["recluster_scores.csv"])
+    recluster(out, model=name, device="cpu")
     assert set(read(out, "recluster_scores.csv")["cluster_class"]) == {"HDBSCAN"}
 
 

@@ -443,15 +443,19 @@ def _described(one: Duplicates) -> str:
         at_least = "" if one.pairs.are_listed else "at least "
         n_spare = n_duplicates - len(one.groups.sizes)
         share = f"{100 * n_spare / one.n_rows:.1f} %"
-        text += f"{_counted(one)}, {at_least}{one.pairs.number:,} pairs; {n_spare:,} rows ({share}) could be dropped"
+        text += f"{_counted(one)}, {at_least}{_number(one.pairs.number, 'pair')}; {_number(n_spare, 'row')} ({share}) "
+        text += "could be dropped"
     else:
         text += "no duplicates"
     return text + _left_out(one)
 
 
 def _counted(one: Duplicates) -> str:
-    n_groups = len(one.groups.sizes)
-    return f"{n_groups:,} group{'s' * (n_groups != 1)} with {len(one.groups.row):,} of {one.n_rows:,} rows"
+    return f"{_number(len(one.groups.sizes), 'group')} with {len(one.groups.row):,} of {one.n_rows:,} rows"
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def _left_out(one: Duplicates) -> str:
@@ -459,5 +463,5 @@ def _left_out(one: Duplicates) -> str:
     if sample.fraction < 1:
         reasons.append(f"only the fraction of {sample.fraction:g} of the rows that {one.model.name} was fitted on")
     if one.n_unreadable:
-        reasons.append(f"without {one.n_unreadable:,} rows that hold NaN or inf")
+        reasons.append(f"without {_number(one.n_unreadable, 'row')} holding NaN or inf")
     return f" ({', '.join(reasons)})" if reasons else ""

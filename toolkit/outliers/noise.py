@@ -140,8 +140,8 @@ def recluster(
     folder : path
         Of a finished run.
     grid : path, optional
-        A YAML with ``grid`` (as in a stage), ``best`` (as in a run; what it does not give is as in this run), or
-        both; without a grid it is `default_grid`.
+        A YAML with ``grid`` (as in a stage), ``best`` (as in a run; what it does not give is as in this run, but
+        that any coverage will do), or both; without a grid it is `default_grid`.
     model : str, optional
         Name or id; by default the best finalist that has noise.
     memory, device, reporter
@@ -162,7 +162,8 @@ def recluster(
     """
     run = FinishedRun(folder, memory=memory, device=device, reporter=reporter)
     noise = _noise_of(run, model)
-    asked = _read_regrid(grid, run.config.best)
+    best_of_run = run.config.best.model_copy(update={"min_coverage": 0.0})  # what is noise twice may well be noise
+    asked = _read_regrid(grid, best_of_run)
     if len(noise.rows) < _FEWEST:
         raise InputError(f"{noise.model.name} has {len(noise.rows)} noise rows; two clusters need at least {_FEWEST}")
     chosen_grid = asked.grid or default_grid(len(noise.rows))
