@@ -15,15 +15,12 @@ from toolkit.atomic import atomic_file
 from toolkit.descriptors.cache import digest, load_arrays, save_arrays
 from toolkit.errors import InputError
 from toolkit.grid.folder import RunFolder
-from toolkit.grid.predict import CostModel
 from toolkit.images.quality import PROBLEMS, image_quality, write_quality
 from toolkit.images.source import open_images, run_images
 from toolkit.images.thumbnails import write_skipped
-from toolkit.memory import format_size
 from toolkit.outliers.combine import COMBINATION, Combined, Cut, combine, ranks
 from toolkit.outliers.detectors import PYOD, Detector, Evidence, find_detectors, measure_rows
-from toolkit.progress import format_seconds
-from toolkit.report.predict import predict_forest
+from toolkit.report.predict import cost_text, predict_forests
 from toolkit.report.study import Study
 
 if TYPE_CHECKING:
@@ -258,18 +255,19 @@ def _is_partition(other: Model, model: Model) -> bool:
 
 def _announce(run: FinishedRun, detectors: dict[str, Detector], source: ImageSource) -> None:
     """Say what it will take if nothing is in the cache; calibrated on 2 processors."""
-    study, costs = Study(run), CostModel(run.config)
-    seconds, n_bytes = _LOADING_SECONDS, 0
-    for model in filter(None, map(study.best_matrix, run.names)):
+    study = Study(run)
+
+    def largest(model: Model) -> int:
         cells = [value for _, value in dbscan_cells(run, model) if value <= run.n_rows]
-        cost = predict_forest(study, model, max([*study.min_samples(model, largest=None), *cells]), costs)
-        seconds += cost.seconds + _ROW_SECONDS * run.n_rows
-        n_bytes = max(n_bytes, cost.worst_bytes)
+        return max([*study.min_samples(model, largest=None), *cells])
+
+    models = [model for model in map(study.best_matrix, run.names) if model is not None]
     n_images = run.n_rows - len(source.problems)
+    cost = predict_forests(study, models, largest)
+    seconds = _LOADING_SECONDS + _ROW_SECONDS * run.n_rows * len(models) + _IMAGE_SECONDS * n_images
     run.reporter.say(
-        f"outliers: {len(detectors)} detectors on {len(run.names)} x {run.n_rows:,} rows, {n_images:,} images; about "
-        f"{format_seconds(seconds + _IMAGE_SECONDS * n_images)} and {format_size(n_bytes)} of memory beside the "
-        f"program itself (budget {format_size(run.memory.limit)}, {run.memory.source})"
+        f"outliers: {len(detectors)} detectors on {len(models)} x {run.n_rows:,} rows, {n_images:,} images; "
+        f"{cost_text(replace(cost, seconds=cost.seconds + seconds), run.memory)}"
     )
 
 

@@ -23,6 +23,7 @@ from toolkit.grid.folder import RunFolder
 from toolkit.images.source import open_images, run_images
 from toolkit.images.thumbnails import Thumbnails
 from toolkit.report.contact_sheet import COLUMNS, SIDE, Captioned, Section, read_images, save_sheet
+from toolkit.report.predict import cost_text, predict_forests
 from toolkit.report.study import Study
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def write_duplicates(
     Returns
     -------
     list of Duplicates
-        In the order of the run; none of a descriptor of which no model has two clusters.
+        In the order of the run; none of a descriptor without any model.
 
     Raises
     ------
@@ -276,10 +277,13 @@ def write_duplicates(
 def _find(study: Study, names: list[str], within: float | None) -> Iterator[Duplicates]:
     """Yield the duplicates of each descriptor; of pairs, no more are held than are written."""
     run, n_pairs = study.run, 0
+    models = {name: model for name in names if (model := study.best_matrix(name)) is not None}
+    cost = predict_forests(study, models.values(), lambda model: study.min_samples(model)[-1])
+    run.reporter.say(f"duplicates: {len(models)} x {run.n_rows:,} rows, {cost_text(cost, run.memory)}")
     for name in names:
-        model = study.best(name)
+        model = models.get(name)
         if model is None:
-            run.reporter.warn(f"{name}: no model has two clusters, so there is no best one to look for duplicates in")
+            run.reporter.warn(f"{name}: no model was fitted, and so no duplicates are looked for")
             continue
         forest, X, reduced = study.forest(model), run.matrix(model), run.reduced(model)
         typical = typical_distance(forest)

@@ -12,7 +12,10 @@ from toolkit.progress import format_seconds
 from toolkit.report.maps import LIBRARY_BYTES, METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from toolkit.grid.finished import Model
+    from toolkit.memory import MemoryBudget
     from toolkit.report.study import Study
 
 _LOADING_SECONDS = 20.0  # of what draws and maps, compilation included (measured)
@@ -49,10 +52,21 @@ def predict_forest(study: Study, model: Model, largest: int, costs: CostModel) -
     return costs.group(group, reduced.matrix.n_rows, reduced.matrix.n_features)
 
 
+def predict_forests(study: Study, models: Iterable[Model], largest: Callable[[Model], int]) -> Cost:
+    """Predict the forests of several models' matrices, one after the other, for `min_samples` up to the largest."""
+    costs = CostModel(study.run.config)
+    found = [predict_forest(study, model, largest(model), costs) for model in models]
+    n_bytes = max((cost.worst_bytes for cost in found), default=0)
+    return Cost(sum(cost.seconds for cost in found), n_bytes, n_bytes)
+
+
+def cost_text(cost: Cost, memory: MemoryBudget) -> str:
+    """Say in a few words what something will take."""
+    took = f"about {format_seconds(cost.seconds)}, {format_size(cost.n_bytes)} of memory beside the program itself"
+    return f"{took} (budget {format_size(memory.limit)}, {memory.source})"
+
+
 def predicted_text(study: Study) -> str:
     """Say in one line what a report will take."""
-    cost = predict_report(study)
-    memory = study.run.memory
-    took = f"about {format_seconds(cost.seconds)}, {format_size(cost.n_bytes)} of memory beside the program itself"
-    budget = f"budget {format_size(memory.limit)}, {memory.source}"
-    return f"report: {len(study.run.names)} x {study.run.n_rows:,} rows, {took} ({budget})"
+    run = study.run
+    return f"report: {len(run.names)} x {run.n_rows:,} rows, {cost_text(predict_report(study), run.memory)}"
