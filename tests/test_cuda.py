@@ -201,7 +201,10 @@ def test_forest_is_that_of_the_host(
         for eps in np.quantile(other.distance, [0.01, 0.3, 0.9]) if n > 1 else [1.0]:
             if eps > 0:
                 np.testing.assert_array_equal(ours.dbscan(eps, m), theirs.dbscan(eps, m))
+        np.testing.assert_array_equal(ours.noise_radius(min_samples=m), theirs.noise_radius(min_samples=m))
         if m >= 2:
+            lof, other_lof = (forest.local_outlier_factor(n_neighbors=m - 1) for forest in (ours, theirs))
+            np.testing.assert_array_equal(lof, other_lof)
             np.testing.assert_array_equal(ours.hdbscan(m), theirs.hdbscan(m))
             np.testing.assert_array_equal(ours.outlier_scores(min_samples=m), theirs.outlier_scores(min_samples=m))
 
