@@ -18,8 +18,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from toolkit.errors import InputError, MemoryBudgetError
+from toolkit.images import decode as decode_room
 from toolkit.images import source as source_room
-from toolkit.images import thumbnails as thumbnails_room
 from toolkit.images.source import ImageError, open_images
 from toolkit.images.thumbnails import Thumbnails, _Room, write_skipped
 from toolkit.memory import MemoryBudget, resident_bytes
@@ -278,7 +278,7 @@ def test_a_file_that_goes_away(tmp_path, memory):
 
 def test_pixels_are_bounded_before_decoding(tmp_path, memory, monkeypatch):
     """A JPEG counts by what is decoded of it, unless all of it must be held."""
-    monkeypatch.setattr(thumbnails_room, "MOST_PIXELS", 1_000_000)
+    monkeypatch.setattr(decode_room, "MOST_PIXELS", 1_000_000)
     large = gradient(1600, 1200)
     source = images_in(
         tmp_path,

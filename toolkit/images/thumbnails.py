@@ -5,66 +5,37 @@ from __future__ import annotations
 import csv
 import io
 import threading
-import warnings
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, JpegImagePlugin
 
 from toolkit.atomic import write_text
 from toolkit.backend.cpu import ordered_map
+from toolkit.images.decode import (
+    COEFFICIENT_BYTES,
+    PIXEL_BYTES,
+    SIDEWAYS,
+    averageable,
+    bounded,
+    on_white,
+    open_image,
+    turn_of,
+)
 from toolkit.images.source import ImageError
 from toolkit.memory import MemoryBudget, format_size, n_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from PIL import ImageFile
 
     from toolkit.images.source import ImageSource
 
-MOST_PIXELS = 128_000_000  # that are decoded
-_PIXEL_BYTES = 16  # of a pixel while it is decoded, converted and made smaller
-_COEFFICIENT_BYTES = 6  # of a pixel of a JPEG that can be decoded only as a whole
 _LEAST_BYTES = 32 << 20  # for each thread
 _GAP = 2.0  # times the size of the thumbnail: down to there, cheap filters do
 _MARKER, _START_OF_SCAN = 0xFF, 0xDA  # in a JPEG
-
-# The decoders, by how a file begins. Image.open would refuse a JPEG by the size before `draft`, and print warnings;
-# both can be changed for a whole process only, which may be somebody's notebook.
-_DECODERS: tuple[tuple[str, Callable[[bytes], bool], Callable[[io.BytesIO], ImageFile.ImageFile]], ...] = (
-    ("JPEG", lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
-    ("PNG", lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-    ("WEBP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
-    ("GIF", lambda head: head.startswith((b"GIF87a", b"GIF89a")), GifImagePlugin.GifImageFile),
-    ("TIFF", lambda head: head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), TiffImagePlugin.TiffImageFile),
-    ("BMP", lambda head: head.startswith(b"BM"), BmpImagePlugin.BmpImageFile),
-    ("PPM", lambda head: head[:1] == b"P" and head[1:2] in b"123456f", PpmImagePlugin.PpmImageFile),
-)
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of parts of images: we bound the pixels
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation -> what makes it upright
-_SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 class Thumbnail(NamedTuple):
@@ -137,22 +108,6 @@ class Thumbnails:
                 return _thumbnail(image, self.size, full)
 
 
-def open_image(data: bytes) -> ImageFile.ImageFile:
-    """Open an image without decoding it.
-
-    Raises
-    ------
-    ImageError
-        If there is nothing in it, or it is in no format that is read: JPEG, PNG, WebP, GIF, TIFF, BMP, PPM.
-    """
-    if not data:
-        raise ImageError("is empty")
-    for _, is_it, decoder in _DECODERS:
-        if is_it(data[:16]):
-            return decoder(io.BytesIO(data))
-    raise ImageError(f"is no image of a format that is read: {', '.join(name for name, *_ in _DECODERS)}")
-
-
 def write_skipped(path: Path, source: ImageSource) -> int:
     """Write the images that cannot be used as CSV (row, image_path, reason), whole or not at all.
 
@@ -213,21 +168,11 @@ def _decoded_bytes(image: ImageFile.ImageFile, data: bytes, size: int) -> int:
     """
     full = image.size
     if not isinstance(image, JpegImagePlugin.JpegImageFile):
-        return _PIXEL_BYTES * _bounded(full)
+        return PIXEL_BYTES * bounded(full)
     wanted = _fitting(full, size)
     image.draft(None, (round(_GAP * wanted[0]), round(_GAP * wanted[1])))
-    whole = _COEFFICIENT_BYTES * _bounded(full) if _is_held_whole(image, data) else 0
-    return whole + _PIXEL_BYTES * _bounded(image.size)
-
-
-def _bounded(size: tuple[int, int]) -> int:
-    """Return the pixels of an image, if they are few enough."""
-    pixels = size[0] * size[1]
-    if pixels > MOST_PIXELS:
-        raise ImageError(
-            f"has {pixels / 1e6:,.0f} megapixels ({size[0]:,} x {size[1]:,}); allowed: {MOST_PIXELS / 1e6:,.0f}"
-        )
-    return pixels
+    whole = COEFFICIENT_BYTES * bounded(full) if _is_held_whole(image, data) else 0
+    return whole + PIXEL_BYTES * bounded(image.size)
 
 
 def _is_held_whole(image: JpegImagePlugin.JpegImageFile, data: bytes) -> bool:
@@ -250,39 +195,11 @@ def _thumbnail(image: ImageFile.ImageFile, size: int, full: tuple[int, int]) -> 
     image.load()
     if not isinstance(image, JpegImagePlugin.JpegImageFile):
         full = image.size  # a TIFF may turn when it is decoded; a JPEG is decoded smaller
-    turn = _TURNS.get(_orientation(image))
-    small = _resized(_averageable(image), size)
-    if small.mode == "RGBA":
-        small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
-    small = small.convert("RGB")
+    turn = turn_of(image)
+    small = on_white(_resized(averageable(image), size))
     small = small if turn is None else small.transpose(turn)
-    small.info["original_size"] = full[::-1] if turn in _SIDEWAYS else full
+    small.info["original_size"] = full[::-1] if turn in SIDEWAYS else full
     return small
-
-
-def _averageable(image: Image.Image) -> Image.Image:
-    """Return the image in a mode whose pixels can be averaged: L, RGB, RGBA, CMYK or the like, 8 bits a channel."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        return Image.fromarray(_stretched(np.asarray(image)))
-    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa"):
-        return image.convert("RGBA")
-    if image.mode == "P":
-        return image.convert("RGB")
-    return image.convert("L") if image.mode == "1" else image
-
-
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """Scale numbers of 32 bits to uint8: whole ones that 16 bits hold as such, others from their least to greatest."""
-    if values.dtype.kind == "i" and values.min() >= 0 and 255 < values.max() <= 65535:
-        return (values // 257).astype(np.uint8)
-    is_number = np.isfinite(values)
-    least, greatest = (
-        (float(values[is_number].min()), float(values[is_number].max())) if is_number.any() else (0.0, 0.0)
-    )
-    share = (np.where(is_number, values, least) - least) / max(greatest - least, 1e-30)
-    return np.rint(255 * share).astype(np.uint8)
 
 
 def _resized(image: Image.Image, size: int) -> Image.Image:
@@ -296,11 +213,3 @@ def _fitting(full: tuple[int, int], size: int) -> tuple[int, int]:
     """Return the size of the largest picture of these proportions, at most `size` a side, and not larger than it."""
     scale = min(1.0, size / max(full))
     return max(1, round(scale * full[0])), max(1, round(scale * full[1]))
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) if there is none; damaged EXIF does not cost the image."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # as in `Thumbnails.one`
-        return 1
