@@ -1,0 +1,1 @@
+"""From photographs to descriptor files: faces found, cropped, aligned, embedded."""
