@@ -6,8 +6,8 @@ Into the digits of scikit-learn (and the face crops, if a folder of them is give
 foreign images (crops of scikit-learn's two photographs), damaged copies of images of the set (a square of one colour
 over a quarter, strong noise, the lower half grey, inverted), crops that show nothing (one grey, or noise), and mixtures
 of two images. Descriptors are raw pixels and a histogram of oriented gradients. `toolkit run` and `toolkit outliers`
-then know nothing of the truth. scikit-learn's detectors, with their defaults, have the same reduced and scaled
-matrices.
+then know nothing of the truth. scikit-learn's detectors, with their defaults, have the same reduced matrices, and the
+descriptors as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -40,8 +41,9 @@ from toolkit.descriptors.keeper import DataKeeper, Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.grid.finished import FinishedRun
 from toolkit.memory import MemoryBudget
+from toolkit.outliers.build import plain
 from toolkit.outliers.combine import combine
-from toolkit.outliers.detectors import DETECTORS, Evidence, measure_rows
+from toolkit.outliers.detectors import DETECTORS, centre_distances, measure, noise_shares
 
 KINDS = ("foreign", "damaged", "nothing", "mixture")
 SEEDS = range(5)
@@ -160,11 +162,15 @@ def precisions(images: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
                 scores[f"{detector} ({descriptor})"] = table[f"{descriptor}_{detector}"]
         run = FinishedRun(out)
         for descriptor in run.names:
-            X = run.matrix(next(m for m in run.models.values() if m.cell.sample.descriptor == descriptor))
+            X = run.matrix(plain(next(m for m in run.models.values() if m.cell.sample.descriptor == descriptor)))
             scores[f"scikit-learn IsolationForest ({descriptor})"] = (
                 -IsolationForest(random_state=seed).fit(X).score_samples(X)
             )
             scores[f"scikit-learn LOF ({descriptor})"] = -LocalOutlierFactor().fit(X).negative_outlier_factor_
+            raw = np.load(folder / "in" / f"{descriptor}.npy")
+            scores[f"scikit-learn LOF ({descriptor}, not reduced)"] = (
+                -LocalOutlierFactor().fit(raw).negative_outlier_factor_
+            )
     return {name: _precision(np.asarray(score), kind) for name, score in scores.items()}
 
 
@@ -215,14 +221,21 @@ def print_cost() -> None:
     partitions = [(model.labels_, model.cluster_centers_) for model in sweep.values()]
     cells = [(float(eps), m) for eps in (0.25, *2.0 ** np.arange(-1, 10)) for m in MIN_SAMPLES]
     seconds["pca_residual"], residuals = _residuals(memory)
-    seen = Evidence(X, forest, SHOWN, cells, partitions, residuals, 0, memory)
-    measures: dict[str, dict[str, np.ndarray]] = {}
+    facts = {"X": X, "forest": forest, "min_samples": SHOWN, "residuals": residuals, "seed": 0, "memory": memory}
+    for name, make in {
+        "noise_shares": lambda: noise_shares(forest, cells),
+        "centre_distances": lambda: centre_distances(X, partitions),
+    }.items():
+        start = time.perf_counter()
+        facts[name] = make()
+        seconds[name] = time.perf_counter() - start
+    measures = {}
     for name, detector in DETECTORS.items():
         start = time.perf_counter()
-        measures |= measure_rows(seen, {name: detector})[0]
+        measures[name] = measure(name, detector, SimpleNamespace(**facts))
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
     start = time.perf_counter()
-    combine({"x": {name: detector.over(list(measures[name].values()), axis=0) for name, detector in DETECTORS.items()}})
+    combine({"x": {name: detector.score(measures[name]) for name, detector in DETECTORS.items()}})
     seconds["combined"] = time.perf_counter() - start
     print(f"\n## Cost\n\n{N_ROWS:,} x {N_FEATURES} float32 in 30 clusters, min_samples {SHOWN}, ", end="")
     print(f"{len(cells)} DBSCAN cells, {len(partitions)} KMeans models; residuals of {N_RAW:,} features on disk\n")

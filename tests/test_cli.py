@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -243,3 +244,69 @@ def test_examples_in_the_readme_are_real():
     makefile = (root / "Makefile").read_text()
     for word in {part.split()[1] for part in text.split("`") if part.startswith("make ") and len(part.split()) > 1}:
         assert f"\n{word}:" in makefile, word
+
+
+GRIDS = {"DBSCAN": {"eps": [0.03, 0.05, 0.07, 0.1, 0.2], "min_samples": [8]}, "KMeans": {"n_clusters": [4]}}
+
+
+def test_outliers_and_duplicates(place):
+    write(place, stages=[STAGE | {"grid": GRIDS}])
+    done = toolkit("outliers", "config.yaml", "--out", "out", "--seed", "5", "--number", "12", "--quiet", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    table = pd.read_csv(place / "out" / "outliers.csv")
+    assert table["is_outlier"].sum() == 12
+    done = toolkit(
+        "outliers", "out", "--contamination", "0.1", "--detector", "lof", "--detector", "pyod.ECOD", cwd=place
+    )
+    assert done.returncode == 0, done.stderr
+    assert "outliers   60 of 600 rows (10 %), by a contamination of 10 %: score " in done.stdout
+    assert [c for c in pd.read_csv(place / "out" / "outliers.csv") if c.startswith("a_")][2:] == [
+        "a_lof",
+        "a_pyod.ECOD",
+    ]
+    done = toolkit("outliers", "out", "--threshold", "2.5", cwd=place)
+    table = pd.read_csv(place / "out" / "outliers.csv")
+    assert (table["is_outlier"] == (table["score"] >= 2.5)).all()
+    done = toolkit("duplicates", "out", "--within", "0.01", "--descriptor", "a", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("a: within 0.01 (norm scaled; the usual distance")
+    assert set(pd.read_csv(place / "out" / "duplicates.csv")["descriptor"]) <= {"a"}
+
+
+def test_noise_verbs(place):
+    write(place, stages=[STAGE | {"grid": GRIDS}])
+    assert toolkit("run", "config.yaml", "--out", "out", "--no-report", cwd=place).returncode == 0
+    scores = pd.read_csv(place / "out" / "s_scores.csv")
+    noisy = scores.loc[
+        (scores["cluster_class"] == "DBSCAN") & (scores["n_noise"] > 20) & (scores["n_clusters"] > 1), "model"
+    ].iloc[0]
+    done = toolkit("reassign", "out", "--model", noisy, "--min-confidence", "0.4", cwd=place)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(place / "out" / "reassigned.csv").iloc[:, 1:]
+    assert ((table.iloc[:, 1] < 0) == (table.iloc[:, 3] < 0.4)).all()
+    (place / "grid.yaml").write_text("grid: {KMeans: {n_clusters: [2, 3]}}\nbest: {max_largest_share: 1.0}\n")
+    done = toolkit("recluster", "out", "grid.yaml", "--model", noisy, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(place / "out" / "recluster_scores.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["outliers", "nothing.yaml", "--out", "out"], ["nothing.yaml does not exist"]),
+        (["outliers", "config.yaml"], ["is a configuration; --out says"]),
+        (["outliers", "config.yaml", "--out", "out", "--detector", "lov"], ["unknown detector 'lov'; known: all, "]),
+        (["outliers", "descriptors", "--out", "out"], ["--out is for a configuration"]),
+        (["outliers", "descriptors", "--seed", "3"], ["--seed is for a configuration"]),
+        (["outliers", "descriptors"], ["holds no run"]),
+        (["outliers", "descriptors", "--number", "3", "--threshold", "2"], ["number and threshold are given"]),
+        (["outliers", "descriptors", "--contamination", "nan"], ["contamination is nan; allowed"]),
+        (["duplicates", "descriptors"], ["holds no run"]),
+        (["reassign", "descriptors"], ["holds no run"]),
+        (["recluster", "descriptors", "none.yaml"], ["holds no run"]),
+    ],
+)
+def test_what_is_wrong_with_outliers(place, arguments, words):
+    one_line(toolkit(*arguments, cwd=place), *words)
+    assert not (place / "out").exists()

@@ -56,6 +56,18 @@ def test_lof_where_rows_are_equally_far(kind):
         np.testing.assert_allclose(forest.local_outlier_factor(n_neighbors=k), naive_lof(X, k), rtol=1e-9)
 
 
+def test_least_reachability_is_a_floor():
+    X = data(normal, 200, 3)
+    forest = DensityForest(LARGEST).fit(X)
+    D = np.sort(cdist(X, X), axis=1)
+    near = np.argsort(cdist(X, X), axis=1)[:, 1:11]
+    floor = 0.8 * np.median(D[:, 10])
+    reach = np.maximum(np.maximum(D[near, 10], D[:, 1:11]), floor)
+    density = 1 / (reach.mean(axis=1) + 1e-10)
+    expected = density[near].mean(axis=1) / density
+    np.testing.assert_allclose(forest.local_outlier_factor(n_neighbors=10, least_reachability=0.8), expected, rtol=1e-9)
+
+
 def test_lof_with_fewer_rows_than_neighbours():
     X = data(normal, 10, 3)
     forest = DensityForest(LARGEST).fit(X)

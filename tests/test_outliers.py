@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,10 +25,18 @@ from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError, MissingPackageError
 from toolkit.grid.finished import FinishedRun
 from toolkit.memory import MemoryBudget
-from toolkit.outliers.build import find_outliers, outliers_text, write_outliers
+from toolkit.outliers.build import dbscan_cells, find_outliers, outliers_text, plain, write_outliers
 from toolkit.outliers.combine import Cut, among_first, combine, knee, normalised, ranks
-from toolkit.outliers.detectors import DETECTORS, Evidence, find_detectors, measure_rows
+from toolkit.outliers.detectors import (
+    DETECTORS,
+    NotMeasurableError,
+    centre_distances,
+    find_detectors,
+    measure,
+    noise_shares,
+)
 from toolkit.progress import Reporter
+from toolkit.report.study import Study
 
 GRID = {
     "KMeans": {"n_clusters": [2, 4]},
@@ -47,24 +56,32 @@ class Heard(Reporter):
     warn = say
 
 
-def evidence(X, min_samples=(4, 16), cells=((1.0, 4), (3.0, 16)), **others):
+def evidence(X, min_samples=(4, 16), **others):
     X = np.asarray(X, np.float32)
     values = sorted({min(value, len(X)) for value in min_samples})
-    forest = DensityForest([*values, *(m for _, m in cells)]).fit(X)
-    facts = {"partitions": [], "residuals": None, "seed": 0, "memory": MemoryBudget(1 << 40)} | others
-    return Evidence(X, forest, values, list(cells), **facts)
+    facts = {"noise_shares": None, "centre_distances": None, "residuals": None, "seed": 0}
+    facts |= {"memory": MemoryBudget(1 << 40), "X": X, "forest": DensityForest(values).fit(X), "min_samples": values}
+    return SimpleNamespace(**facts | others)
+
+
+def measured(seen, detectors):
+    """Return detector -> measures, and detector -> why not."""
+    found, missing = {}, {}
+    for name, detector in detectors.items():
+        try:
+            found[name] = measure(name, detector, seen)
+        except NotMeasurableError as error:
+            missing[name] = str(error)
+    return found, missing
 
 
 # Detectors
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "d"), [shape for shape in SHAPES if shape[0] > 1])
 def test_every_detector_measures_everything(kind, n, d):
-    X = data(kind, n, d)
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(3, d))
-    partition = (cdist(X, centres).argmin(axis=1), centres)
-    seen = evidence(X, partitions=[partition], residuals=rng.random(n))
-    measures, missing = measure_rows(seen, DETECTORS)
+    others = {name: rng.random(n) for name in ("noise_shares", "centre_distances", "residuals")}
+    measures, missing = measured(evidence(data(kind, n, d), **others), DETECTORS)
     assert missing == {}
     assert list(measures) == list(DETECTORS)
     for of in measures.values():
@@ -72,7 +89,7 @@ def test_every_detector_measures_everything(kind, n, d):
             assert one.shape == (n,)
             assert one.dtype == np.float64
             assert np.isfinite(one).all()
-    combined = combine({"x": {name: DETECTORS[name].over(list(of.values()), axis=0) for name, of in measures.items()}})
+    combined = combine({"x": {name: DETECTORS[name].score(of) for name, of in measures.items()}})
     assert np.isfinite(combined.score).all()
     if kind is identical:
         assert next(iter(measures["k_distance"].values())).max() == 0
@@ -82,41 +99,60 @@ def test_measures_are_what_they_are_called():
     rng = np.random.default_rng(1)
     X = np.vstack([rng.normal(size=(200, 5)), rng.normal(size=(9, 5)) + 6]).astype(np.float32)
     wide = X.astype(np.float64)
-    partitions = [(labels, rng.normal(size=(4, 5))) for labels in rng.integers(0, 4, (3, len(X)))]
-    cells = [(eps, m) for eps in (0.7, 1.5, 2.5, 9.0) for m in (3, 10, 300)]
-    seen = evidence(X, cells=cells, partitions=partitions, seed=3)
-    measures, missing = measure_rows(seen, DETECTORS)
-    assert missing == {"pca_residual": "its reduction leaves nothing out"}
+    seen = evidence(X, seed=3)
+    measures, _ = measured(seen, DETECTORS)
     D = np.sort(cdist(wide, wide), axis=1)
     np.testing.assert_allclose(measures["k_distance"]["_16"], D[:, 15])
-    lof = -LocalOutlierFactor(15).fit(wide).negative_outlier_factor_
-    np.testing.assert_allclose(measures["lof"]["_15"], lof, rtol=1e-5)
+    np.testing.assert_allclose(DETECTORS["k_distance"].score(measures["k_distance"]), D[:, [3, 15]].mean(axis=1))
+    lofs = [-LocalOutlierFactor(k).fit(wide).negative_outlier_factor_ for k in (3, 15)]
+    np.testing.assert_allclose([measures["lof"]["_3"], measures["lof"]["_15"]], lofs, rtol=1e-5)
+    smoothed = [seen.forest.local_outlier_factor(n_neighbors=k, least_reachability=0.5) for k in (3, 15)]
+    np.testing.assert_array_equal(DETECTORS["lof"].score(measures["lof"]), np.max(smoothed, axis=0))
     np.testing.assert_array_equal(measures["glosh"]["_4"], seen.forest.outlier_scores(min_samples=4))
-    noise = [DBSCAN(eps=eps, min_samples=m).fit_predict(wide) < 0 for eps, m in cells]
-    np.testing.assert_array_equal(measures["dbscan_noise"][""], np.mean(noise, axis=0))
-    away = [np.linalg.norm(wide - centres[labels], axis=1) for labels, centres in partitions]
-    np.testing.assert_allclose(measures["kmeans_distance"][""], np.mean(away, axis=0))
     theirs = -IsolationForest(random_state=3).fit(X).score_samples(X)
     np.testing.assert_array_equal(measures["isolation_forest"][""], theirs)
 
 
+def test_noise_shares_are_those_of_dbscan():
+    X = data(KINDS[0], 200, 3)
+    cells = [(eps, m) for eps in (0.3, 0.7, 1.5, 9.0) for m in (3, 10, 300)]
+    noise = [DBSCAN(eps=eps, min_samples=m).fit_predict(X.astype(np.float64)) < 0 for eps, m in cells]
+    np.testing.assert_array_equal(noise_shares(DensityForest([3, 10]).fit(X), cells), np.mean(noise, axis=0))
+
+
+def test_centre_distances(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = data(KINDS[0], 200, 17)
+    partitions = [(labels, rng.normal(size=(4, 17))) for labels in rng.integers(0, 4, (3, 200))]
+    away = [np.linalg.norm(X.astype(np.float64) - centres[labels], axis=1) for labels, centres in partitions]
+    whole = centre_distances(X, partitions)
+    np.testing.assert_allclose(whole, np.mean(away, axis=0))
+    monkeypatch.setattr("toolkit.outliers.detectors._BLOCK_VALUES", 60)
+    np.testing.assert_array_equal(centre_distances(X, partitions), whole)
+
+
+@pytest.mark.parametrize("apart", [0.0, 2e-7, 1e-2])
+def test_copies_do_not_make_what_is_beside_them_an_outlier(apart):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1000, 16))
+    X[:12] = X[0] + apart * rng.normal(size=(12, 16))
+    X[-10:] *= 4
+    measures, _ = measured(evidence(X, min_samples=(8, 32)), find_detectors(["lof", "k_distance"]))
+    combined = combine({"x": {name: DETECTORS[name].score(of) for name, of in measures.items()}})
+    assert set(np.argsort(-combined.score)[:10]) == set(range(990, 1000))
+    assert Cut().n_outliers(combined.score) >= 9
+    if apart < 1e-3:
+        assert measures["lof"]["_7"].max() > 1e4  # scikit-learn's number, as it is
+
+
 def test_what_cannot_be_measured_is_said():
-    measures, missing = measure_rows(evidence(data(KINDS[0], 60, 3), cells=()), DETECTORS)
+    measures, missing = measured(evidence(data(KINDS[0], 60, 3)), DETECTORS)
     assert missing == {
         "dbscan_noise": "the grid has no DBSCAN for it",
         "kmeans_distance": "no KMeans was fitted on all its rows with this scaler",
         "pca_residual": "its reduction leaves nothing out",
     }
     assert set(measures) == {"k_distance", "lof", "glosh", "isolation_forest"}
-
-
-def test_kmeans_distance_does_not_depend_on_blocks(monkeypatch):
-    X, centres = data(KINDS[0], 200, 17), np.random.default_rng(0).normal(size=(3, 17))
-    seen = evidence(X, partitions=[(np.arange(200) % 3, centres)])
-    whole = measure_rows(seen, find_detectors(["kmeans_distance"]))
-    monkeypatch.setattr("toolkit.outliers.detectors._BLOCK_VALUES", 60)
-    parts = measure_rows(seen, find_detectors(["kmeans_distance"]))
-    np.testing.assert_array_equal(whole[0]["kmeans_distance"][""], parts[0]["kmeans_distance"][""])
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.4])
@@ -146,10 +182,9 @@ def test_names_of_detectors():
         find_detectors(["lov"])
     with pytest.raises(InputError, match="'lof' is there twice"):
         find_detectors(["lof", "lof"])
-    with pytest.raises(InputError, match=r"unknown PyOD detector 'NOPE'; known: ABOD, .*ECOD"):
+    assert list(find_detectors(["pyod.ECOD", "all"])) == ["pyod.ECOD", *DETECTORS]
+    with pytest.raises(InputError, match=r"unknown PyOD detector 'NOPE'; known: ABOD, .*AutoEncoder, .*ECOD"):
         find_detectors(["pyod.NOPE"])
-    with pytest.raises(InputError, match=r"no class 'ecod' in pyod\.models\.ecod; look at its capitals"):
-        find_detectors(["pyod.ecod"])
 
 
 def test_pyod():
@@ -157,7 +192,7 @@ def test_pyod():
     from pyod.models.iforest import IForest
 
     X = data(KINDS[0], 200, 17)
-    measures, _ = measure_rows(evidence(X, seed=5), find_detectors(["pyod.ECOD", "pyod.IForest"]))
+    measures, _ = measured(evidence(X, seed=5), find_detectors(["pyod.ECOD", "pyod.IForest"]))
     np.testing.assert_array_equal(measures["pyod.ECOD"][""], ECOD().fit(X).decision_scores_)
     np.testing.assert_array_equal(measures["pyod.IForest"][""], IForest(random_state=5).fit(X).decision_scores_)
 
@@ -168,14 +203,13 @@ def test_pyod_that_fails_costs_itself(monkeypatch):
     seen = evidence(data(KINDS[0], 60, 3))
     chosen = find_detectors(["pyod.ECOD", "lof"])
     monkeypatch.setattr(ECOD, "fit", lambda *_: (_ for _ in ()).throw(ValueError("too\nodd")))
-    assert measure_rows(seen, chosen)[1] == {"pyod.ECOD": "ValueError: too odd"}
+    assert measured(seen, chosen)[1] == {"pyod.ECOD": "ValueError: too odd"}
     monkeypatch.setattr(ECOD, "fit", lambda self, X: setattr(self, "decision_scores_", X[:, 0] * np.nan) or self)
-    assert measure_rows(seen, chosen)[1] == {"pyod.ECOD": "it gives no number for 60 rows"}
+    assert measured(seen, chosen)[1] == {"pyod.ECOD": "it gives no number for 60 rows"}
 
 
 def test_pyod_is_asked_for_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyod", None)
-    monkeypatch.setitem(sys.modules, "pyod.models", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"detector pyod\.ECOD needs PyOD; pip install pyod"):
         find_detectors(["pyod.ECOD"])
 
@@ -189,8 +223,10 @@ def test_normalised():
     assert np.quantile(found, 0.9, method="inverted_cdf") == 1
     np.testing.assert_allclose(normalised(1e6 * measure + 50), found, atol=1e-6)
     np.testing.assert_array_equal(rankdata(found), rankdata(measure))
-    far = normalised(np.append(measure, 1e300))
-    assert far[-1] == 1e6
+    far = normalised(np.append(measure, [1e300, 1e6, np.inf]))
+    assert 10 < far[-2] < 30 < far[-3] <= far[-1] < 1000
+    steps = normalised(np.append(measure, np.linspace(0, 100, 50)))[-50:]
+    assert (np.diff(steps) > 0).all()
 
 
 def test_a_measure_of_few_values_says_no_more_than_how_few_rows_have_them():
@@ -199,6 +235,10 @@ def test_a_measure_of_few_values_says_no_more_than_how_few_rows_have_them():
     np.testing.assert_allclose(
         found[[0, 950, 990]], [0, np.log(0.5 / 0.05) / np.log(5), np.log(0.5 / 0.01) / np.log(5)]
     )
+    more = normalised(np.repeat([0.0, 0.5, 1.0], [870, 120, 10]))  # no jump where the percentile is another value
+    np.testing.assert_allclose(more[-1], found[-1])
+    rounded = normalised(np.append(1 + 1e-16 * np.arange(300), 1 + 1e-7))
+    assert rounded[-1] < 10
     np.testing.assert_array_equal(normalised(np.full(7, 3.0)), 0)
     assert normalised(np.array([4.0])).tolist() == [0]
     below = normalised(np.repeat([-1.0, 0.0], [100, 900]))
@@ -242,10 +282,16 @@ def test_cuts():
     score = np.concatenate([np.linspace(-1, 1, 95), [3, 4, 5, 6, 9.0], [np.nan] * 20])
     assert Cut(contamination=0.03).n_outliers(score) == 3
     assert Cut(number=7).n_outliers(score) == 7
-    assert Cut(number=7000).n_outliers(score) == np.count_nonzero(score > 0)
+    assert Cut(number=100).n_outliers(score) == 99  # never the lowest
+    with pytest.raises(InputError, match="number is 101; allowed: at most the rows that have a score, 100"):
+        Cut(number=101).n_outliers(score)
+    equal = np.repeat([5.0, 4.0, 1.0], [3, 4, 20])
+    assert [Cut(number=n).n_outliers(equal) for n in (1, 3, 4, 7, 8)] == [3, 3, 7, 7, 7]
+    assert Cut().n_outliers(equal) == 7
     assert Cut(threshold=4).n_outliers(score) == 4
     assert Cut(threshold=10).n_outliers(score) == 0
-    assert Cut().n_outliers(score) == 6
+    assert Cut().n_outliers(score) == 5
+    assert Cut().n_outliers(np.repeat([2.0, 0.0], [1, 49])) == 1
     for flat in (np.zeros(50), np.full(50, np.nan), np.array([1.0]), np.array([])):
         assert Cut().n_outliers(flat) == 0
         assert Cut(contamination=0.5).n_outliers(flat) == 0 if len(flat) != 1 else 1
@@ -260,7 +306,7 @@ def test_knee_is_the_farthest_from_the_chord():
         points = np.stack([np.arange(len(curve)), curve], axis=1) / scale
         one, other = ends / scale
         away = (other - one)[0] * (points - one)[:, 1] - (other - one)[1] * (points - one)[:, 0]
-        assert knee(curve) == away.argmin() + 1
+        assert knee(curve) == away.argmin()
     assert knee(np.linspace(1, 0, 50) ** 0.5) == 0  # bends the other way
     assert knee(np.array([3.0, 1.0])) == 0
 
@@ -272,6 +318,7 @@ def test_knee_is_the_farthest_from_the_chord():
         ({"contamination": 0.6}, "contamination is 0.6; allowed"),
         ({"contamination": np.nan}, "contamination is nan; allowed"),
         ({"number": 0}, "number is 0; allowed: a whole number of at least 1"),
+        ({"number": 2.5}, "number is 2.5; allowed: a whole number of at least 1"),
         ({"threshold": 0}, "threshold is 0; allowed: a score above 0"),
         ({"threshold": np.inf}, "threshold is inf; allowed"),
         ({"number": 3, "threshold": 2}, "number and threshold are given; at most one rule"),
@@ -338,11 +385,20 @@ def test_a_whole_run(run):
     assert by_row.loc[12, "image_problem"] == "blank"
     assert by_row.loc[33, "image_problem"] == "failed"
     assert by_row["image_problem"].notna().sum() == 2
+    about = json.loads((run.folder / "outliers.json").read_text())
+    assert about["n_outliers"] == 10
+    assert about["measured"] == {"a": "6 components, not scaled", "b": "6 components, not scaled"}
+    for name in ("a", "b"):
+        assert table[f"{name}_is_outlier"].sum() == 10
+        assert (
+            table.loc[table[f"{name}_is_outlier"], f"{name}_score"].min() >= table[f"{name}_score"].nlargest(10).min()
+        )
     assert any(note == "a: 1 rows are not measured, 1 hold NaN or inf" for note in found.notes)
     measures = pd.read_csv(run.folder / "outlier_measures.csv")
     model = next(model for model in run.models.values() if model.cell.sample.descriptor == "b")
-    X = run.matrix(model).astype(np.float64)
-    k = [int(c.removeprefix("b_lof_")) for c in measures if c.startswith("b_lof_")]
+    X = run.matrix(plain(model)).astype(np.float64)
+    assert plain(model).cell.scaler == "none"
+    k = [int(c.removeprefix("b_lof_")) for c in measures if c.startswith("b_lof_") and c[-1].isdigit()]
     assert k == [3, 15]
     for one in k:
         lof = -LocalOutlierFactor(one).fit(X).negative_outlier_factor_
@@ -362,14 +418,93 @@ def test_a_whole_run(run):
     assert run.reporter.said[0].startswith("outliers: 7 detectors on 2 x 300 rows, 300 images; about ")
 
 
+def test_sheets_show_the_highest(run, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(
+        "toolkit.outliers.pictures.save_sheet",
+        lambda path, title, lines, sections: shown.update({path.name: sections}),
+    )
+    write_outliers(run, cut=Cut(number=10), top=24)
+    table = pd.read_csv(run.folder / "outliers.csv")
+    paths = [one.path for one in shown["outliers.png"][0].images]
+    readable = [path for path in table["image_path"] if path != "033.png"]
+    assert paths == readable[:24]
+    assert shown["outliers.png"][0].images[0].note == f"{table['score'][0]:.1f}"
+    lof = next(section for section in shown["b_outliers.png"] if section.title.startswith("lof"))
+    best = table.sort_values(["b_lof", "row"], ascending=[False, True])["image_path"]
+    assert [one.path for one in lof.images] == [path for path in best if path != "033.png"][:16]
+
+
 def test_the_second_time_is_the_same_and_measures_nothing(run, monkeypatch):
     write_outliers(run)
     first = {name: (run.folder / name).read_bytes() for name in ("outliers.csv", "outlier_measures.csv")}
-    monkeypatch.setattr("toolkit.outliers.build.measure_rows", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("toolkit.outliers.build.measure", lambda *_: pytest.fail("measured again"))
     write_outliers(run)
     assert first == {name: (run.folder / name).read_bytes() for name in first}
+    write_outliers(run, detectors=["lof"])
+    run.config = run.config.model_copy(update={"seed": 5})
     with pytest.raises(pytest.fail.Exception):
-        write_outliers(run, detectors=["lof"])
+        write_outliers(run, detectors=["isolation_forest"])
+
+
+def test_a_detector_that_failed_is_tried_again(run, monkeypatch):
+    from pyod.models.ecod import ECOD
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ECOD, "fit", lambda *_: (_ for _ in ()).throw(ValueError("once")))
+        found = write_outliers(run, detectors=["lof", "pyod.HBOS"])
+        assert set(found.combined.detectors["a"]) == {"lof", "pyod.HBOS"}
+        with pytest.raises(InputError, match=r"pyod\.ECOD cannot be used in any descriptor .* ValueError: once"):
+            write_outliers(run, detectors=["lof", "pyod.ECOD"])
+    assert "pyod.ECOD" in write_outliers(run, detectors=["lof", "pyod.ECOD"]).combined.detectors["a"]
+
+
+def test_images_that_failed_or_changed_are_looked_at_again(run, made):
+    images = made.parent / "in" / "images"
+    before = write_outliers(run).quality
+    assert before["is_failed"].sum() == 1
+    good, bad = (images / "034.png").read_bytes(), (images / "033.png").read_bytes()
+    try:
+        (images / "033.png").write_bytes(good)
+        Image.fromarray(np.zeros((20, 20), np.uint8)).save(images / "035.png")
+        after = write_outliers(run).quality
+        assert not after["is_failed"].any()
+        assert after.loc[35, "is_blank"]
+        assert after["width"].tolist() == [20] * 300
+    finally:
+        (images / "033.png").write_bytes(bad)
+
+
+def test_cells_and_partitions_are_of_the_same_matrix(tmp_path):
+    """Other scalers, reductions and samples have other distances."""
+    np.save(tmp_path / "a.npy", data(KINDS[0], 200, 8))
+    stages = [
+        {"name": "first", "fraction": 0.5, "n_components": 2, "scalers": ["norm"], "grid": GRID},
+        {
+            "name": "half",
+            "fraction": 0.5,
+            "n_components": 5,
+            "scalers": ["std"],
+            "grid": {"DBSCAN": {"eps": [7], "min_samples": [3]}},
+        },
+        {
+            "name": "last",
+            "n_components": 5,
+            "scalers": ["norm", "std"],
+            "grid": {"KMeans": {"n_clusters": [2]}, "DBSCAN": {"eps": [2], "min_samples": [5]}},
+        },
+    ]
+    execute({"descriptors": {"folder": str(tmp_path)}, "stages": stages}, tmp_path / "out")
+    run = FinishedRun(tmp_path / "out", memory="4GiB", reporter=Heard())
+    models = [m for m in run.models.values() if m.stage == "last" and m.cell.cluster_class == "KMeans"]
+    cells = {m.cell.scaler: dbscan_cells(run, m) for m in models}
+    assert cells == {"norm": [(2.0, 5)], "std": [(2.0, 5), (7.0, 3)]}
+    best = Study(run).best_matrix("a")
+    write_outliers(run)
+    mine = next(m for m in models if m.cell.scaler == best.cell.scaler)
+    away = np.linalg.norm(run.matrix(mine) - run.centres(mine)[run.labels(mine)], axis=1)
+    measures = pd.read_csv(run.folder / "outlier_measures.csv")
+    np.testing.assert_allclose(measures["a_kmeans_distance"], away, rtol=1e-5)
 
 
 def test_without_images(run, tmp_path):
@@ -383,7 +518,7 @@ def test_without_images(run, tmp_path):
     assert found.quality is None
     assert {path.name for path in (run.folder / "plots").iterdir()} == {"outlier_scores.png", "outlier_agreement.png"}
     assert not (run.folder / "image_problems.csv").exists()
-    assert "image_problem" not in pd.read_csv(run.folder / "outliers.csv")
+    assert pd.read_csv(run.folder / "outliers.csv")["image_problem"].isna().all()
     assert any("no images are looked at: none was found" in text for text in run.reporter.said)
 
 

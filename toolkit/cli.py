@@ -188,7 +188,7 @@ def outliers(
     out: Annotated[Path | None, typer.Option(help="Folder for the results of CONFIG, as in `toolkit run`.")] = None,
     detector: Annotated[
         list[str] | None,
-        typer.Option(help="Detector to use, may be given again; pyod.NAME is one of PyOD. By default all of our own."),
+        typer.Option(help="Detector to use, may be given again; all (our own, the default) or pyod.NAME of PyOD."),
     ] = None,
     contamination: Annotated[float | None, typer.Option(help="Share of the rows that are outliers.")] = None,
     number: Annotated[int | None, typer.Option(help="How many rows are outliers.")] = None,
@@ -199,6 +199,7 @@ def outliers(
     images: Images = None,
     device: Device = "auto",
     memory: Memory = None,
+    seed: Seed = None,
     *,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -213,12 +214,17 @@ def outliers(
     cut = Cut(contamination, number, threshold)
     find_detectors(detector or ())  # what is wrong with the names is said before a run
     with _resumable():
+        if not source.exists():
+            raise InputError(
+                f"{source} does not exist; give the folder of a finished run, or a configuration and --out"
+            )
         if source.is_file():
             if out is None:
                 raise InputError(f"{source} is a configuration; --out says where its results go")
-            _execute(source, out, device, memory, strict=False, quiet=quiet)
-        elif out is not None:
-            raise InputError(f"--out is for a configuration; the outliers of the run in {source} go into its folder")
+            _execute(source, out, device, memory, seed, strict=False, quiet=quiet)
+        elif out is not None or seed is not None:
+            given = "--out" if out is not None else "--seed"
+            raise InputError(f"{given} is for a configuration; {source} is a run, whose outliers go into its folder")
         run = FinishedRun(out or source, memory=memory, device=device, reporter=Reporter(quiet=quiet))
         found = write_outliers(run, detectors=detector or (), cut=cut, top=top, images=images)
     if not quiet:

@@ -324,7 +324,7 @@ class DensityForest:
         size = max(2, require_integer("min_samples", min_samples)) if min_cluster_size is None else min_cluster_size
         return glosh(self.condensed_tree(size, min_samples))
 
-    def local_outlier_factor(self, *, n_neighbors: int) -> np.ndarray:
+    def local_outlier_factor(self, *, n_neighbors: int, least_reachability: float = 0.0) -> np.ndarray:
         """Return the local outlier factor of each row, (n_samples,) float64, about 1 inside a cluster.
 
         ``-negative_outlier_factor_`` of `sklearn.neighbors.LocalOutlierFactor`; where several rows are equally far,
@@ -334,13 +334,18 @@ class DensityForest:
         ----------
         n_neighbors : int
             Below the largest `min_samples` of the forest; with fewer rows, all others are taken, as in scikit-learn.
+        least_reachability : float
+            Of the median distance to the `n_neighbors`-th neighbour; above 0, copies of a row do not make all that is
+            beside them an outlier.
         """
         value = require_integer("n_neighbors", n_neighbors)
+        floor = require_number("least_reachability", least_reachability)
         self._check_fitted()
         if self.n_samples == 1:
             raise InputError("n_samples=1 while the local outlier factor requires more than one sample")
         value = self._check_min_samples(min(value, self.n_samples - 1) + 1) - 1
-        return np.asarray(local_outlier_factors(self._lists, self._counts, value)[self._index_of])
+        factors = local_outlier_factors(self._lists, self._counts, value, least_reachability=floor)
+        return np.asarray(factors[self._index_of])
 
     def noise_radius(self, *, min_samples: int) -> np.ndarray:
         """Return the smallest `eps` with which `dbscan` puts each row into a cluster, (n_samples,) float64.

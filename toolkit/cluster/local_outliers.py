@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 _LEAST = 1e-10  # added to mean distances, as scikit-learn does: more than k equal rows have a finite density
 
 
-def local_outlier_factors(lists: Lists, counts: np.ndarray, n_neighbors: int) -> np.ndarray:
+def local_outlier_factors(
+    lists: Lists, counts: np.ndarray, n_neighbors: int, *, least_reachability: float = 0.0
+) -> np.ndarray:
     """Return the local outlier factor of each point, (n_points,) float64 (Breunig, Kriegel, Ng, Sander 2000).
 
     The mean density of the `n_neighbors` nearest other rows over the row's own, density being one over the mean
@@ -28,8 +30,12 @@ def local_outlier_factors(lists: Lists, counts: np.ndarray, n_neighbors: int) ->
         Rows of each point.
     n_neighbors : int
         Below the number of rows.
+    least_reachability : float
+        In multiples of the median distance to the `n_neighbors`-th neighbour: smaller reachability distances are taken
+        for that. Without it, rows beside a few copies of one row have factors of millions.
     """
     core = lists.core(counts, n_neighbors + 1)  # the row itself is counted there
+    core = np.maximum(core, (least_reachability * np.median(np.sqrt(np.repeat(core, counts)))) ** 2)
     density = np.empty(len(core))
     for block in lists.blocks():
         _densities(*block, counts, n_neighbors, core, density)

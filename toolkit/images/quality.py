@@ -222,7 +222,23 @@ def _table(source: ImageSource, rows: np.ndarray, reasons: list[str], numbers: n
             **dict(zip(_NUMBERS, numbers.T, strict=True)),
         }
     )
-    table["is_failed"] = table["reason"] != ""
-    for problem in PROBLEMS.values():
-        table[f"is_{problem.name}"] = problem.holds(table)
-    return table.astype({"width": "Int64", "height": "Int64"})
+    return _judge(table.astype({"width": "Int64", "height": "Int64"}))
+
+
+def judged(table: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `image_quality` with some of its lines measured again, and all judged beside these.
+
+    Parameters
+    ----------
+    table, again : DataFrame
+        Both from `image_quality`, each row once; those of `again` are in `table`.
+    """
+    merged = table.set_index("row", drop=False)
+    merged.loc[again["row"], again.columns] = again.set_index("row", drop=False)
+    return _judge(merged.reset_index(drop=True))
+
+
+def _judge(table: pd.DataFrame) -> pd.DataFrame:
+    numbers = table.astype({"width": "float64", "height": "float64"})
+    problems = {f"is_{problem.name}": problem.holds(numbers).astype(bool) for problem in PROBLEMS.values()}
+    return table.assign(is_failed=table["reason"] != "", **problems)

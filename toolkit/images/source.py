@@ -69,9 +69,9 @@ class ImageSource(ABC):
 
     @abstractmethod
     def stamp(self, row: int) -> tuple[int, ...]:
-        """Return numbers that change with the content: of a file its size and time, of a member its size and CRC.
+        """Return numbers that change with the content; none where there is no image.
 
-        Empty where there is no image.
+        Of a file its size, time and inode, of a member of an archive its size and CRC.
         """
 
     @abstractmethod
@@ -240,7 +240,7 @@ class FileImages(ImageSource):
             found = os.stat(self._file(row)) if self._chosen[row] >= 0 else None
         except OSError:
             found = None
-        return () if found is None else (found.st_size, found.st_mtime_ns)
+        return () if found is None else (found.st_size, found.st_mtime_ns, found.st_ino)
 
     def _read(self, row: int) -> bytes:
         with open(self._file(row), "rb") as file:

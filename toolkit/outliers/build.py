@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.metadata
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,31 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import xxhash
 
-from toolkit.atomic import atomic_file
+from toolkit.atomic import atomic_file, write_text
 from toolkit.descriptors.cache import digest, load_arrays, save_arrays
 from toolkit.errors import InputError
 from toolkit.grid.folder import RunFolder
-from toolkit.images.quality import PROBLEMS, image_quality, write_quality
+from toolkit.images.quality import PROBLEMS, image_quality, judged, write_quality
 from toolkit.images.source import open_images, run_images
 from toolkit.images.thumbnails import write_skipped
 from toolkit.outliers.combine import COMBINATION, Combined, Cut, combine, ranks
-from toolkit.outliers.detectors import PYOD, Detector, Evidence, find_detectors, measure_rows
+from toolkit.outliers.detectors import (
+    PYOD,
+    Detector,
+    NotMeasurableError,
+    centre_distances,
+    find_detectors,
+    measure,
+    noise_shares,
+)
 from toolkit.report.predict import cost_text, predict_forests
 from toolkit.report.study import Study
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from toolkit.cluster.density import DensityForest
     from toolkit.grid.finished import FinishedRun, Model
     from toolkit.images.source import ImageSource
     from toolkit.outliers.detectors import Measures
 
-TABLE, MEASURES, IMAGES = "outliers.csv", "outlier_measures.csv", "image_problems.csv"
+TABLE, MEASURES, ABOUT, IMAGES = "outliers.csv", "outlier_measures.csv", "outliers.json", "image_problems.csv"
 _VERSION, _QUALITY_VERSION = 1, 1  # of what is cached
 _LOADING_SECONDS = 5.0  # of what measures and draws
 _ROW_SECONDS = 1e-4  # of all measures of a descriptor once the forest is there (measured)
 _IMAGE_SECONDS = 2e-3
+_LIBRARY_BYTES = 150 << 20  # of what measures and draws
+_VALUE_BYTES = 60  # of a row and a detector, from the measure to both tables
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,8 @@ class Outliers:
         They have the first ranks.
     notes : list of str
         What could not be measured, and why.
+    spaces : dict of str to str
+        Descriptor -> in which space its rows were measured.
     quality : DataFrame or None
         Of the images, see `toolkit.images.quality`; None without images.
     """
@@ -63,6 +78,7 @@ class Outliers:
     rank: np.ndarray
     n_outliers: int
     notes: list[str]
+    spaces: dict[str, str]
     quality: pd.DataFrame | None = None
 
     @cached_property
@@ -87,8 +103,9 @@ def write_outliers(
     """Find the outliers of a finished run and write them to its folder.
 
     ``outliers.csv`` has a line for each row, the first rank first; ``outlier_measures.csv`` what each detector
-    measured, in its own units, in the order of the rows; ``image_problems.csv`` the images that failed or show nothing;
-    ``plots/outliers*.png`` the histogram with the cut, how far detectors agree, and contact sheets.
+    measured, in its own units, in the order of the rows; ``outliers.json`` how they were found;
+    ``image_problems.csv`` the images that failed or show nothing; ``plots/outlier_*.png`` the histogram with the cut
+    and how far detectors agree, ``plots/*outliers.png`` and ``plots/image_problems.png`` contact sheets.
 
     Parameters
     ----------
@@ -111,6 +128,7 @@ def write_outliers(
     from toolkit.outliers.pictures import write_pictures
 
     chosen = find_detectors(detectors)
+    run.memory.require(_LIBRARY_BYTES, "measuring and drawing outliers")
     source = run_images(run) if images is None else open_images(run.image_paths, Path(images))
     with RunFolder(run.folder), source:
         _announce(run, chosen, source)
@@ -120,6 +138,7 @@ def write_outliers(
             _measure_table(run, found).to_csv(file, index=False, lineterminator="\n", float_format="%.7g")
         with atomic_file(run.folder / TABLE) as file:
             _table(run, found).to_csv(file, index=False, lineterminator="\n", float_format="%.5g")
+        write_text(run.folder / ABOUT, json.dumps(_about(found), indent=1))
         write_pictures(run, found, source, detectors=chosen, top=top)
         write_skipped(run.folder / "images_skipped.csv", source)
     return found
@@ -137,7 +156,11 @@ def find_outliers(run: FinishedRun, detectors: dict[str, Detector], cut: Cut, *,
         Whether a detector that can be used in no descriptor is an error.
     """
     study = Study(run)
+    n_values = run.n_rows * len(run.names) * len(detectors)
+    run.memory.require(_VALUE_BYTES * n_values, f"the measures of {run.n_rows:,} rows by {len(detectors)} detectors")
     measures: dict[str, dict[str, Measures]] = {}
+    scored: dict[str, dict[str, np.ndarray]] = {}
+    spaces: dict[str, str] = {}
     notes: list[str] = []
     for descriptor in run.names:
         model = study.best_matrix(descriptor)
@@ -149,19 +172,17 @@ def find_outliers(run: FinishedRun, detectors: dict[str, Detector], cut: Cut, *,
         rows = run.reduced(model).rows
         if len(rows) < run.n_rows:
             notes.append(f"{descriptor}: {run.n_rows - len(rows):,} rows are not measured, {_why_fewer(run, model)}")
-        spread = {name: {one: _spread(m, rows, run.n_rows) for one, m in of.items()} for name, of in found.items()}
-        if spread:
+        if found:
+            spread = {name: {one: _spread(m, rows, run.n_rows) for one, m in of.items()} for name, of in found.items()}
             measures[descriptor] = spread
+            scored[descriptor] = {name: detectors[name].score(of) for name, of in spread.items()}
+            spaces[descriptor] = _space(run, model)
     _check_used(measures, detectors, notes, named=named)
-    over = {
-        descriptor: {name: detectors[name].over(list(of.values()), axis=0) for name, of in by_detector.items()}
-        for descriptor, by_detector in measures.items()
-    }
-    combined = combine(over)
     for note in notes:
         run.reporter.say(note)
+    combined = combine(scored)
     rank = ranks(combined.score)
-    return Outliers(measures, combined, cut, rank, cut.n_outliers(combined.score), notes)
+    return Outliers(measures, combined, cut, rank, cut.n_outliers(combined.score), notes, spaces)
 
 
 def _check_used(
@@ -190,59 +211,126 @@ def _spread(values: np.ndarray, rows: np.ndarray, n_rows: int) -> np.ndarray:
 
 # Measuring
 def _measures(study: Study, model: Model, detectors: dict[str, Detector]) -> tuple[dict[str, Measures], dict[str, str]]:
-    """Measure the rows of a model's matrix, (n_fitted,), or take what was measured before from the cache."""
-    run = study.run
-    values, cells = study.min_samples(model, largest=None), dbscan_cells(run, model)
-    partitions = [other for other in run.models.values() if _is_partition(other, model)]
+    """Measure the rows that a model was fitted on, or take from the cache what was measured before.
 
-    def make(folder: Path) -> dict[str, Any]:
-        found, missing = measure_rows(_evidence(study, model, values, cells, partitions), detectors)
-        columns = {name: list(of) for name, of in found.items()}
-        for number, (name, one) in enumerate((name, one) for name, of in columns.items() for one in of):
-            save_arrays(folder, **{str(number): found[name][one]})
-        return {"columns": columns, "missing": missing}
+    Returns
+    -------
+    measures : dict of str to dict
+        Detector -> its measures, (n_fitted,) float64 each.
+    missing : dict of str to str
+        Detector -> why it could not be used.
+    """
+    run, seen = study.run, _RunEvidence(study, model)
+    found: dict[str, Measures] = {}
+    missing: dict[str, str] = {}
+    with run.reporter.track(f"{model.cell.sample.descriptor}: detectors", len(detectors)) as task:
+        for name, detector in detectors.items():
 
-    key = digest(
-        _VERSION, run.matrix_key(model), values, cells, sorted(other.id for other in partitions), list(detectors),
-        run.config.seed, _packages(detectors),
-    )  # fmt: skip
-    folder, content = run.keeper.cache.get("outliers", key, make)
-    names = [(name, one) for name, of in content["columns"].items() for one in of]
-    arrays = load_arrays(folder, *(str(number) for number in range(len(names))))
-    found: dict[str, Measures] = {name: {} for name in content["columns"]}
-    for (name, one), array in zip(names, arrays, strict=True):
-        found[name][one] = array
-    return found, content["missing"]
+            def make(folder: Path, name: str = name, detector: Detector = detector) -> dict[str, Any]:
+                measured = measure(name, detector, seen)
+                save_arrays(folder, **{str(number): one for number, one in enumerate(measured.values())})
+                return {"columns": list(measured)}
 
-
-def _packages(detectors: dict[str, Detector]) -> list[str]:
-    """Return the versions of the packages whose detectors are used."""
-    import sklearn
-
-    versions = [str(sklearn.__version__)]
-    return versions + ([str(sys.modules["pyod"].__version__)] if any(n.startswith(PYOD) for n in detectors) else [])
+            try:
+                folder, content = run.keeper.cache.get("outliers", digest(_VERSION, name, *seen.identity(name)), make)
+            except NotMeasurableError as error:
+                missing[name] = str(error)
+            else:
+                numbers = map(str, range(len(content["columns"])))
+                found[name] = dict(zip(content["columns"], load_arrays(folder, *numbers), strict=True))
+            task.advance(1, name)
+    return found, missing
 
 
-def _evidence(
-    study: Study, model: Model, values: list[int], cells: list[tuple[float, int]], partitions: list[Model]
-) -> Evidence:
-    run = study.run
-    X = run.matrix(model)
-    needed = sorted({*values, *(value for _, value in cells if value <= len(X))})
-    with run.reporter.track(f"{model.cell.sample.descriptor} {model.cell.scaler}: density forest", 1.0) as task:
-        forest = run.forest(model, needed, advance=task.advance)
-    fitted = [(run.labels(one), run.centres(one)) for one in partitions]
-    kept = [(labels, centres) for labels, centres in fitted if centres is not None]
-    residuals = run.keeper.residuals(model.cell.sample)
-    return Evidence(X, forest, values, cells, kept, residuals, run.config.seed, run.memory)
+class _RunEvidence:
+    """What a run has of a descriptor; see `Evidence`.
+
+    Distances are taken between rows as the PCA gives them: a scaler would blow small components up to the size of large
+    ones, and noise with them. What models say is of the matrix that they were fitted on.
+    """
+
+    def __init__(self, study: Study, model: Model) -> None:
+        self.study, self.run, self.model = study, study.run, model
+        self.plain = plain(model)
+        self.min_samples = study.min_samples(model)
+        self.cells = dbscan_cells(self.run, model)
+        self.partitions = [other for other in self.run.models.values() if _is_partition(other, model)]
+        self.seed, self.memory = self.run.config.seed, self.run.memory
+        self._forest: tuple[str, DensityForest] | None = None
+
+    def identity(self, detector: str) -> list[Any]:
+        """Return what decides a measure."""
+        models = [other.id for other in self.partitions]
+        keys = self.run.matrix_key(self.plain), self.run.matrix_key(self.model)
+        return [*keys, self.min_samples, self.cells, sorted(models), self.seed, _package(detector)]
+
+    @cached_property
+    def X(self) -> np.ndarray:  # noqa: N802
+        return self.run.matrix(self.plain)
+
+    @property
+    def forest(self) -> DensityForest:
+        return self._forest_of(self.plain, self.min_samples)
+
+    @cached_property
+    def noise_shares(self) -> np.ndarray | None:
+        if not self.cells:
+            return None
+        n_rows = len(self.run.reduced(self.model).rows)
+        values = sorted({value for _, value in self.cells if value <= n_rows})
+        return noise_shares(self._forest_of(self.model, values or [1]), self.cells)
+
+    @cached_property
+    def centre_distances(self) -> np.ndarray | None:
+        fitted = [(self.run.labels(one), self.run.centres(one)) for one in self.partitions]
+        kept = [(labels, centres) for labels, centres in fitted if centres is not None]
+        return centre_distances(self.run.matrix(self.model), kept) if kept else None
+
+    @cached_property
+    def residuals(self) -> np.ndarray | None:
+        return self.run.keeper.residuals(self.model.cell.sample)
+
+    def _forest_of(self, model: Model, values: list[int]) -> DensityForest:
+        """Return a forest of a model's matrix; one is held, for all that is asked of it."""
+        key = self.run.matrix_key(model)
+        if self._forest is None or self._forest[0] != key:
+            self._forest = None
+            if self.run.matrix_key(self.plain) == self.run.matrix_key(self.model):
+                values = sorted({*values, *self.min_samples})
+            title = f"{model.cell.sample.descriptor}, scaler {model.cell.scaler}: density forest"
+            with self.run.reporter.track(title, 1.0) as task:
+                self._forest = key, self.run.forest(model, values, advance=task.advance)
+        return self._forest[1]
+
+
+def plain(model: Model) -> Model:
+    """Return a model of the same rows as the PCA gives them; without PCA the model itself."""
+    if model.cell.sample.n_components is None:
+        return model
+    return replace(model, cell=replace(model.cell, scaler="none"))
+
+
+def _package(detector: str) -> str:
+    """Return the version of the package that a detector is from, if it is not ours."""
+    package = {"isolation_forest": "scikit-learn"}.get(detector, "pyod" if detector.startswith(PYOD) else None)
+    return "" if package is None else importlib.metadata.version(package)
+
+
+def _space(run: FinishedRun, model: Model) -> str:
+    """Say in which space rows were measured."""
+    cell = plain(model).cell
+    reduced = "as it is" if cell.sample.n_components is None else f"{run.reduced(model).matrix.n_features} components"
+    return f"{reduced}, {'not scaled' if cell.scaler == 'none' else f'scaler {cell.scaler}'}"
 
 
 def dbscan_cells(run: FinishedRun, model: Model) -> list[tuple[float, int]]:
-    """Return eps and min_samples of every DBSCAN that a run tried on the model's descriptor with its scaler, sorted."""
+    """Return eps and min_samples of every DBSCAN of a run in the model's reduction and scaling, sorted."""
     found = set()
-    for table in run.tables.values():
-        alike = (table["descriptor"] == model.cell.sample.descriptor) & (table["scaler"] == model.cell.scaler)
-        for params in table.loc[alike & (table["cluster_class"] == "DBSCAN"), "cluster_class_params"]:
+    for other in run.models.values():
+        cell, mine = other.cell, model.cell
+        is_alike = (cell.sample.descriptor, cell.scaler) == (mine.sample.descriptor, mine.scaler)
+        if is_alike and cell.cluster_class == "DBSCAN" and cell.sample.n_components == mine.sample.n_components:
+            params = dict(cell.params)
             found.add((float(params["eps"]), int(params["min_samples"])))
     return sorted(found)
 
@@ -259,15 +347,17 @@ def _announce(run: FinishedRun, detectors: dict[str, Detector], source: ImageSou
 
     def largest(model: Model) -> int:
         cells = [value for _, value in dbscan_cells(run, model) if value <= run.n_rows]
-        return max([*study.min_samples(model, largest=None), *cells])
+        return max([*study.min_samples(model), *cells])
 
     models = [model for model in map(study.best_matrix, run.names) if model is not None]
+    forests = [*models, *(plain(model) for model in models if plain(model) is not model)]
     n_images = run.n_rows - len(source.problems)
-    cost = predict_forests(study, models, largest)
+    cost = predict_forests(study, forests, largest)
     seconds = _LOADING_SECONDS + _ROW_SECONDS * run.n_rows * len(models) + _IMAGE_SECONDS * n_images
+    others = "; PyOD takes its own time" if any(name.startswith(PYOD) for name in detectors) else ""
     run.reporter.say(
         f"outliers: {len(detectors)} detectors on {len(models)} x {run.n_rows:,} rows, {n_images:,} images; "
-        f"{cost_text(replace(cost, seconds=cost.seconds + seconds), run.memory)}"
+        f"{cost_text(replace(cost, seconds=cost.seconds + seconds), run.memory)}{others}"
     )
 
 
@@ -284,22 +374,26 @@ def _with_quality(run: FinishedRun, found: Outliers, source: ImageSource) -> Out
 
 
 def _quality(run: FinishedRun, source: ImageSource) -> pd.DataFrame:
-    """Measure the images, or take what was measured from the cache, if none has changed since."""
+    """Measure the images, or take from the cache what is known of those that have not changed since.
+
+    What failed is looked at again: it may have been for lack of memory.
+    """
 
     def make(folder: Path) -> dict[str, Any]:
         image_quality(source, range(run.n_rows), run.memory, run.reporter).to_parquet(folder / "quality.parquet")
         return {"n_rows": run.n_rows}
 
-    seen = digest(source.paths.tolist(), [source.stamp(row) for row in range(run.n_rows)])
-    folder, _ = run.keeper.cache.get("quality", digest(_QUALITY_VERSION, seen), make)
-    quality = pd.read_parquet(folder / "quality.parquet")
-    failed = quality[quality["is_failed"]]
-    source.problems.update(zip(failed["row"], failed["reason"], strict=True))
-    return quality
+    seen = xxhash.xxh3_128()
+    for row, path in enumerate(source.paths):
+        seen.update(f"{path}\n{source.stamp(row)}\n".encode())
+    folder, _ = run.keeper.cache.get("quality", digest(_QUALITY_VERSION, seen.hexdigest()), make)
+    kept = pd.read_parquet(folder / "quality.parquet")
+    failed = kept.loc[kept["is_failed"], "row"]
+    return kept if failed.empty else judged(kept, image_quality(source, failed, run.memory, run.reporter))
 
 
 def _measure_table(run: FinishedRun, found: Outliers) -> pd.DataFrame:
-    columns: dict[str, Any] = {"row": np.arange(run.n_rows), "image_path": run.image_paths}
+    columns: dict[str, Any] = {"image_path": run.image_paths, "row": np.arange(run.n_rows)}
     for descriptor, by_detector in found.measures.items():
         for name, of in by_detector.items():
             columns |= {f"{descriptor}_{name}{suffix}": values for suffix, values in of.items()}
@@ -319,8 +413,7 @@ def _table(run: FinishedRun, found: Outliers) -> pd.DataFrame:
         "n_detectors": voters,
         "strongest": combined.strongest,
     }
-    if found.quality is not None:
-        columns["image_problem"] = _problem_texts(found.quality)
+    columns["image_problem"] = "" if found.quality is None else _problem_texts(found.quality)
     for descriptor, score in combined.by_descriptor.items():
         columns[f"{descriptor}_is_outlier"] = ranks(score) <= found.cut.n_outliers(score)
         columns[f"{descriptor}_score"] = score
@@ -344,6 +437,19 @@ def _quality_text(quality: pd.DataFrame) -> str:
     return f"{len(quality):,} looked at: {found or 'none failed, blank, tiny, dark or over-exposed'}"
 
 
+def _about(found: Outliers) -> dict[str, Any]:
+    """Return how outliers were found, for a machine."""
+    return {
+        "n_outliers": found.n_outliers,
+        "cut": found.cut.text,
+        "threshold": found.threshold if found.n_outliers else None,
+        "detectors": {name: list(of) for name, of in found.combined.detectors.items()},
+        "measured": found.spaces,
+        "combination": COMBINATION,
+        "notes": found.notes,
+    }
+
+
 def outliers_text(run: FinishedRun, found: Outliers) -> str:
     """Return what was found, for a person."""
     n_rows = int(np.count_nonzero(~np.isnan(found.combined.score)))
@@ -356,7 +462,13 @@ def outliers_text(run: FinishedRun, found: Outliers) -> str:
         strongest, counts = np.unique(found.combined.strongest[found.is_outlier], return_counts=True)
         order = np.argsort(-counts, kind="stable")
         lines.append("strongest  " + ", ".join(f"{strongest[i]} {counts[i]:,}" for i in order))
+    lines.append("measured   " + "; ".join(f"{name}: {space}" for name, space in found.spaces.items()))
     if found.quality is not None:
         lines.append(f"images     {_quality_text(found.quality)}")
-    lines += [f"score      {COMBINATION}", f"table      {run.folder / TABLE}"]
+        bad = _problem_texts(found.quality) != ""
+        if n_bad := np.count_nonzero(bad):
+            n_both = np.count_nonzero(bad & found.is_outlier)
+            lines.append(f"           {n_both:,} of these {n_bad:,} are outliers too; all are in {run.folder / IMAGES}")
+    lines += [f"score      {COMBINATION}", f"table      {run.folder / TABLE}, {MEASURES}"]
+    lines.append(f"pictures   {run.folder / 'plots'}: outliers.png, *_outliers.png, outlier_*.png, image_problems.png")
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """From measures in different units to one score and one cut.
 
-A measure is shifted and scaled so that its median is 0 and its 90th percentile 1. The score of a row in a descriptor
-is the largest over the detectors: one that is certain is enough. The score of a row is the mean over descriptors.
+A measure is shifted and scaled so that its median is 0 and its 90th percentile 1; above 10 it counts by its logarithm,
+so that no single row decides means and cuts. The score of a row in a descriptor is the largest over the detectors: one
+that is certain is enough. The score of a row is the mean over descriptors.
 """
 
 from __future__ import annotations
@@ -11,39 +12,45 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.cluster.arguments import require_integer
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMBINATION = (
-    "0 is the median of the rows and 1 their 90th percentile, by each detector; the score in a descriptor is the "
-    "largest of its detectors, the score the mean over descriptors"
+    "0 is the median of the rows and 1 their 90th percentile, by each detector (of measures of few values by how few "
+    "rows reach them); the score in a descriptor is the largest of its detectors, the score the mean over descriptors"
 )
 _MEDIAN, _HIGH = 0.5, 0.9  # shares of the rows below
-_DECADE = np.log((1 - _MEDIAN) / (1 - _HIGH))
-_MOST = 1e6
+_TAIL = np.log((1 - _MEDIAN) / (1 - _HIGH))
+_FEW_VALUES = 200  # more than a grid has DBSCAN models
+_ROUNDING = 1e-9
+_LINEAR = 10.0  # normalised, up to where it is linear
 _LARGEST_CONTAMINATION = 0.5
 _RULES = ("contamination", "number", "threshold")
 
 
 def normalised(measure: np.ndarray) -> np.ndarray:
-    """Return a measure with its median at 0 and its 90th percentile at 1, (n_rows,) float64, at most a million.
+    """Return a measure with its median at 0 and its 90th percentile at 1, (n_rows,) float64, logarithmic above 10.
 
-    Where both are the same value (a measure with few values, such as the share of models), a value is as far as how
-    few rows reach it makes it, on the scale of an exponential tail: 0 at half of the rows, 1 at a tenth, 2 at 2 %.
+    In a measure of few values, such as the share of models, and where median and percentile are one value but for
+    rounding, a value is as far as how few rows reach it makes it, on the scale of an exponential tail: 0 at half of the
+    rows, 1 at a tenth, 2 at 2 %.
 
     Parameters
     ----------
     measure : ndarray (n_rows,) float64
     """
     middle, high = np.quantile(measure, (_MEDIAN, _HIGH), method="inverted_cdf")
-    if high > middle:
-        with np.errstate(over="ignore"):
-            return np.asarray(np.minimum((measure - middle) / (high - middle), _MOST))
     values, place, counts = np.unique(measure, return_inverse=True, return_counts=True)
+    is_coarse = len(values) <= min(_FEW_VALUES, len(measure) / 4)
+    if not is_coarse and high - middle > _ROUNDING * max(abs(middle), abs(high)):
+        with np.errstate(over="ignore"):
+            scaled = np.minimum((measure - middle) / (high - middle), np.finfo(np.float64).max)
+        return np.asarray(np.where(scaled > _LINEAR, _LINEAR + np.log(np.maximum(scaled, _LINEAR) / _LINEAR), scaled))
     share = np.cumsum(counts[::-1])[::-1] / len(measure)  # of the rows that reach each value
-    return np.asarray(np.where(values > middle, np.log(_MEDIAN / np.minimum(share, _MEDIAN)) / _DECADE, 0.0)[place])
+    return np.asarray(np.where(values > middle, np.log(_MEDIAN / np.minimum(share, _MEDIAN)) / _TAIL, 0.0)[place])
 
 
 def ranks(score: np.ndarray) -> np.ndarray:
@@ -87,22 +94,33 @@ class Cut:
             raise InputError(
                 f"contamination is {self.contamination:g}; allowed: above 0, at most {_LARGEST_CONTAMINATION:g}"
             )
-        if self.number is not None and self.number < 1:
-            raise InputError(f"number is {self.number}; allowed: a whole number of at least 1")
+        if self.number is not None:
+            require_integer("number", self.number)
         if self.threshold is not None and not 0 < self.threshold < np.inf:
             raise InputError(f"threshold is {self.threshold:g}; allowed: a score above 0, the median of the rows")
 
     def n_outliers(self, score: np.ndarray) -> int:
-        """Return how many rows are outliers: those of the first so many ranks, all above 0."""
-        known = score[~np.isnan(score)]
-        above = np.sort(known[known > 0])[::-1]
-        if self.contamination is not None:
-            return min(len(above), round(self.contamination * len(known)))
-        if self.number is not None:
-            return min(len(above), self.number)
+        """Return how many rows are outliers: those of the first so many ranks, equal scores together.
+
+        Rows of the lowest score are none.
+
+        Raises
+        ------
+        InputError
+            If more rows are asked for than have a score.
+        """
+        known = np.sort(score[~np.isnan(score)])[::-1]
+        if self.number is not None and self.number > len(known):
+            raise InputError(f"number is {self.number:,}; allowed: at most the rows that have a score, {len(known):,}")
         if self.threshold is not None:
-            return int(np.count_nonzero(above >= self.threshold))
-        return knee(above[: len(known) // 2])
+            return int(np.count_nonzero(known >= self.threshold))
+        if self.contamination is not None:
+            n_first = round(self.contamination * len(known))
+        else:
+            n_first = knee(known[: -(-len(known) // 2)]) if self.number is None else self.number
+        if n_first == 0:
+            return 0
+        return int(np.count_nonzero((known >= known[n_first - 1]) & (known > known[-1])))
 
     @property
     def text(self) -> str:
@@ -113,11 +131,11 @@ class Cut:
             return f"a number of {self.number:,}"
         if self.threshold is not None:
             return f"a threshold of {self.threshold:g}"
-        return "the knee of the sorted scores"
+        return "the knee of the sorted scores of the upper half"
 
 
 def knee(descending: np.ndarray) -> int:
-    """Return how many numbers are before the knee of a falling curve, the farthest point below the chord of its ends.
+    """Return how many numbers come before the knee of a falling curve: the farthest point below the chord of its ends.
 
     0 if it does not bend (Satopaa, Albrecht, Irwin, Raghavan 2011, without smoothing).
 
@@ -129,9 +147,7 @@ def knee(descending: np.ndarray) -> int:
         return 0
     along = np.linspace(0, 1, len(descending))
     down = (descending - descending[-1]) / (descending[0] - descending[-1])
-    below = 1 - along - down
-    farthest = int(below.argmax())
-    return farthest + 1 if below[farthest] > 0 else 0
+    return int((1 - along - down).argmax())
 
 
 @dataclass(frozen=True)
@@ -203,7 +219,7 @@ def combine(measures: dict[str, dict[str, np.ndarray]]) -> Combined:
 def _mean(scores: Sequence[np.ndarray]) -> np.ndarray:
     """Return the mean of the numbers of each row, NaN where it has none."""
     there = np.sum([~np.isnan(score) for score in scores], axis=0)
-    total = np.sum([np.nan_to_num(score, nan=0.0, posinf=_MOST) for score in scores], axis=0)
+    total = np.sum([np.nan_to_num(score, nan=0.0) for score in scores], axis=0)
     return np.where(there > 0, total / np.maximum(there, 1), np.nan)
 
 

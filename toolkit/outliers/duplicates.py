@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from toolkit.progress import Reporter
 
 TABLE, PAIRS = "duplicates.csv", "duplicate_pairs.csv"
-MOST_PAIRS = 5_000_000  # that are written: more say nothing but that the distance is too large
+MOST_PAIRS = 1_000_000  # that are written: more say nothing but that the distance is too large
 SHARE = 0.3  # of the usual distance between neighbours, within which rows are duplicates by default
 _LEAST = 5e-324  # the smallest number above 0; its square is 0
 _LARGEST = 1e154  # whose square is a float64
@@ -152,7 +152,7 @@ def find_duplicates(
     Groups
         Of at least two rows each.
     RowPairs
-        Up to 5,000,000.
+        Up to 1,000,000.
 
     Raises
     ------
@@ -297,7 +297,8 @@ def _find(study: Study, names: list[str], within: float | None) -> Iterator[Dupl
         else:
             rows = reduced.rows.astype(np.int32)
             pairs = pairs._replace(row_1=rows[pairs.row_1], row_2=rows[pairs.row_2])
-        yield Duplicates(model, radius, typical, len(X), len(reduced.bad_rows), groups, pairs)
+        del forest, X  # before those of the next descriptor are made
+        yield Duplicates(model, radius, typical, len(reduced.rows), len(reduced.bad_rows), groups, pairs)
 
 
 def _write_groups(run: FinishedRun, found: list[Duplicates]) -> None:

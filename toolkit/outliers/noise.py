@@ -173,6 +173,7 @@ def recluster(
         export_scores(table, run.folder / SCORES)
         chosen = finalists(table, asked.best)
         if not len(chosen):
+            (run.folder / RECLUSTERED).unlink(missing_ok=True)  # it would be of other scores
             raise InputError(_nothing_chosen(run, noise, table, asked.best))
         best = int(chosen.index[0])
         found = np.asarray(fitted[best].labels)  # a model with scores has labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,12 +30,13 @@ _SPARE = 4 * COLUMNS  # rows behind those shown, for images that cannot be read
 _BINS = 60
 _FEWEST = 10  # rows whose agreement is shown, where fewer are outliers
 _DPI = 110
+_LINE_CHARACTERS = 105  # below the title of a sheet
 _CUT, _BARS = "#b2362c", "#4878a8"
 
 
 def write_pictures(
     run: FinishedRun, found: Outliers, source: ImageSource, *, detectors: dict[str, Detector], top: int
-) -> list[Path]:
+) -> None:
     """Draw everything into ``plots/``; what was there before and is not drawn now is removed.
 
     Parameters
@@ -53,7 +55,6 @@ def write_pictures(
     figures = {"outlier_scores.png": _scores(found), "outlier_agreement.png": _agreement(found)}
     for name, figure in figures.items():
         _save(figure, plots / name)
-    written = [plots / name for name in figures]
     sheets = dict.fromkeys(["outliers.png", "image_problems.png"])
     sheets |= dict.fromkeys(f"{descriptor}_outliers.png" for descriptor in run.names)
     if len(source.problems) < run.n_rows:
@@ -63,8 +64,6 @@ def write_pictures(
             (plots / name).unlink(missing_ok=True)  # of another time
         else:
             save_sheet(plots / name, *sheet)
-            written.append(plots / name)
-    return written
 
 
 # Figures
@@ -97,7 +96,8 @@ def _scores(found: Outliers) -> Figure:
             left.axvline(known[n_outliers - 1], color=_CUT)
             right.axvline(n_outliers, color=_CUT)
     figure.suptitle("Outlier scores")
-    with_caption(figure, f"The line is the cut, by {found.cut.text}. {COMBINATION[0].upper()}{COMBINATION[1:]}.")
+    line = f"The line is the cut, by {found.cut.text}." if found.n_outliers else f"No row is cut, by {found.cut.text}."
+    with_caption(figure, f"{line} {COMBINATION[0].upper()}{COMBINATION[1:]}.")
     return figure
 
 
@@ -109,19 +109,20 @@ def _agreement(found: Outliers) -> Figure:
 
     n_first = max(found.n_outliers, _FEWEST)
     columns = found.combined.columns | {"score": found.combined.score}
-    first = np.array([among_first(values, n_first) for values in columns.values()], np.float64)
-    shares = first @ first.T / np.maximum(first.sum(axis=1), 1)[:, None]
+    first = [among_first(values, n_first) for values in columns.values()]
+    both = np.array([[np.count_nonzero(one & other) for other in first] for one in first])
+    shares = 100 * both / np.maximum(both.diagonal(), 1)[:, None]
     side = max(5.0, 1.5 + 0.42 * len(columns))
     figure = Figure(figsize=(side + 1.5, side), layout="constrained")
     ax: Any = figure.subplots()
-    image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    image = ax.imshow(shares, vmin=0, vmax=100, cmap="Blues")
     ticks = np.arange(len(columns))
     ax.set_xticks(ticks, columns, rotation=90, fontsize=8)
     ax.set_yticks(ticks, columns, fontsize=8)
     for i, j in np.ndindex(*shares.shape):
-        ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7,
-                color="white" if shares[i, j] > 0.6 else "0.2")  # fmt: skip
-    figure.colorbar(image, ax=ax, shrink=0.6)
+        ax.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", fontsize=7,
+                color="white" if shares[i, j] > 60 else "0.2")  # fmt: skip
+    figure.colorbar(image, ax=ax, shrink=0.6, label="%")
     ax.set_title("Agreement of the detectors")
     with_caption(
         figure,
@@ -160,15 +161,23 @@ def _section(title: str, score: np.ndarray, thumbnails: Thumbnails, most: int = 
     """Show the rows with the highest scores."""
     n_rows = int(np.count_nonzero(~np.isnan(score)))
     rows = np.argsort(ranks(score))[: min(most + _SPARE, n_rows)]
-    return Section(title, list(read_images(rows, thumbnails, most, notes=lambda row: f"{score[row]:.1f}")))
+    images = list(read_images(rows, thumbnails, most, notes=lambda row: f"{score[row]:.1f}"))
+    n_lost = sum(int(row) in thumbnails.problems for row in rows[:most])
+    lost = f" ({n_lost} of the {min(most, n_rows)} highest cannot be read, others follow)" if n_lost else ""
+    n_alike = int(np.count_nonzero(score == score[rows[min(most, len(rows)) - 1]])) if len(rows) else 0
+    alike = f" ({n_alike:,} rows have the last one's score)" if n_alike > most else ""
+    return Section(title + lost + alike, images)
 
 
 def _problems(quality: pd.DataFrame, thumbnails: Thumbnails) -> _Sheet:
-    """Show the images of each kind of problem."""
+    """Show the images of each kind of problem, and say by which rules."""
     sections = []
+    lines = [f"{len(quality):,} images were looked at, {quality['is_failed'].sum():,} could not be read"]
     for name, problem in PROBLEMS.items():
         rows = quality["row"][quality[f"is_{name}"]].to_numpy()
         if len(rows):
             images = list(read_images(rows, thumbnails, _SHOWN))
-            sections.append(Section(f"{problem.title}: {len(rows):,} images ({problem.rule})", images))
-    return _Sheet("Image problems", [f"{len(quality):,} images were looked at"], sections)
+            shown = f", {len(images)} shown" if len(images) < len(rows) else ""
+            sections.append(Section(f"{problem.title}: {len(rows):,} image{'s' * (len(rows) != 1)}{shown}", images))
+            lines += textwrap.wrap(f"{problem.title}: {problem.rule}", _LINE_CHARACTERS)
+    return _Sheet("Image problems", lines, sections)

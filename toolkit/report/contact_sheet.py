@@ -82,6 +82,7 @@ def _draw_section(sheet: Image.Image, pen: ImageDraw.ImageDraw, section: Section
         y = top + _LINE + 12 + i // COLUMNS * (SIDE + _CAPTION + _GAP)
         pen.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), _CELL)
         sheet.paste(image, (x + (SIDE - image.width) // 2, y + (SIDE - image.height) // 2))
+        pen.rectangle((x - 1, y - 1, x + SIDE, y + SIDE), outline=_RULE)  # else what is white is not seen
         caption = _caption(path, note, _font(10), SIDE)
         pen.text((x + SIDE / 2, y + SIDE + 3), caption, _FAINT, _font(10), anchor="ma")
 

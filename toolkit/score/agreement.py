@@ -55,7 +55,7 @@ def _mutual_information(a: np.ndarray, b: np.ndarray) -> float:
     from sklearn.metrics import mutual_info_score
 
     sizes_a, sizes_b = (np.unique(labels, return_counts=True)[1] for labels in (a, b))
-    if len(sizes_a) == len(sizes_b) == 1:
+    if len(sizes_a) == len(sizes_b) == len(np.unique(np.stack([a, b]), axis=1)[0]):  # 0 / 0 where all is apart
         return 1.0
     of_a, times_a = np.unique(sizes_a, return_counts=True)
     of_b, times_b = np.unique(sizes_b, return_counts=True)
