@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from toolkit.errors import InputError
@@ -85,6 +89,38 @@ def test_a_process_that_is_killed_costs_its_chunk(tmp_path):
         chunks.run("squares", Killed(), workers=1)
     chunks.run("squares", Squares(), workers=1)
     np.testing.assert_array_equal(result(chunks)[1][:, 0], np.arange(150) ** 2)
+
+
+class Slow(Squares):
+    """Tells its process, and takes long."""
+
+    def work(self, items: range) -> Part:
+        with Path(self.log).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(60)
+        return super().work(items)
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    code = (
+        "from pathlib import Path; from toolkit.faces.chunks import Chunks; from toolkit.progress import Reporter; "
+        "from tests.test_chunks import Slow; import sys; "
+        "Chunks(Path(sys.argv[1]), [], 200, reporter=Reporter(quiet=True)).run('x', Slow(log=sys.argv[2]), workers=2)"
+    )
+    log = tmp_path / "log"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "out"), str(log)], cwd=Path(__file__).parents[1]
+    )
+    started = time.monotonic()
+    while not log.exists() or len(log.read_text().split()) < 2:
+        assert time.monotonic() - started < 60
+        time.sleep(0.1)
+    children = [int(pid) for pid in log.read_text().split()]
+    parent.kill()
+    parent.wait()
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in children):
+        assert time.monotonic() - started < 60
+        time.sleep(0.1)
 
 
 def test_a_chunk_that_was_not_finished_is_no_chunk(tmp_path, monkeypatch):

@@ -289,7 +289,7 @@ def test_without_another_cluster_the_confidence_is_one(tmp_path):
     assert "1 of 1 noise rows" in done.text
     with pytest.raises(InputError, match="no finalist of") as raised:
         reassign(out, device="cpu")
-    assert f"has noise: there is none; name a model that has some: {name}" in str(raised.value)
+    assert f"has noise: there is none; give --model, for instance {name}" in str(raised.value)
 
 
 def test_a_row_that_equals_rows_of_two_clusters_is_of_neither(tmp_path, monkeypatch):
@@ -479,7 +479,7 @@ def test_models_without_noise(out, finished, tmp_path):
     name = model_of(out, "KMeans").name
     noisy = model_of(out, "HDBSCAN").name
     for verb in (reassign, recluster):
-        refused(out, lambda verb=verb: verb(out, model=name, device="cpu"), f"no noise: {name} (3 clusters)", noisy)
+        refused(out, lambda verb=verb: verb(out, model=name, device="cpu"), f"{name} (3 clusters) has no noise", noisy)
         refused(out, lambda verb=verb: verb(out, model="nothing", device="cpu"), "unknown model 'nothing'")
     only = make(tmp_path / "only", with_planted_clusters()[:190], {"KMeans": {"n_clusters": [2]}})
     for verb in (reassign, recluster):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _BLOCK_ROWS = 65_536
 _PATHS_FILE = "images_paths.csv"
+_QUARANTINE, _DUPLICATES = "quarantine_", "duplicate_files.csv"  # that lie beside descriptors, see toolkit.faces.embed
 _PATH_HEADERS = ("path", "paths", "image_path", "image_paths", "filename", "image", "image_name", "file")
 
 
@@ -92,7 +93,8 @@ class DataLoader:
             is_paths = path.name == _PATHS_FILE or (
                 self._paths_file is not None and path.resolve() == self._paths_file.resolve()
             )
-            if path.suffix.lower() not in FORMATS or path.name.startswith(".") or is_paths:
+            is_list = path.name == _DUPLICATES or path.name.startswith(_QUARANTINE)
+            if path.suffix.lower() not in FORMATS or path.name.startswith(".") or is_paths or is_list:
                 continue
             if not path.name.isprintable():
                 raise InputError(f"the name of descriptor file {path.name!a} cannot be printed; rename it")
@@ -125,7 +127,7 @@ class DataLoader:
         """
         if self._image_paths is None:
             if self._paths_file is not None:
-                self._image_paths, source = _read_paths(self._paths_file), str(self._paths_file)
+                self._image_paths, source = read_paths(self._paths_file), str(self._paths_file)
             else:
                 self._image_paths, source = self._names_in_files()
             if self._image_paths is not None and len(self._image_paths) != self.n_rows:
@@ -228,7 +230,7 @@ class DataLoader:
             print(text)
 
 
-def _read_paths(path: Path) -> np.ndarray:
+def read_paths(path: Path) -> np.ndarray:
     """Read the image paths: a one-column CSV, or the column of a table that is called path, filename or the like."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

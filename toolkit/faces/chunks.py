@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -159,8 +161,16 @@ _work: Work | None = None  # of a process of the pool
 
 def _begin(make: Callable[[], Work]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its children
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     global _work
     _work = make()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has been killed."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _continue(chunk: range) -> Part:

