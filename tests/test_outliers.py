@@ -550,6 +550,20 @@ def test_a_grid_of_one_estimator(tmp_path, grid, said):
         write_outliers(run, detectors=["pca_residual", "lof"])
 
 
+def test_one_forest_where_rows_are_not_reduced(tmp_path, monkeypatch):
+    """In whatever order detectors ask for its parts."""
+    np.save(tmp_path / "a.npy", data(KINDS[0], 300, 5))
+    grid = {"DBSCAN": {"eps": [1, 2], "min_samples": [4, 128]}, "KMeans": {"n_clusters": [2]}}
+    execute({"descriptors": {"folder": str(tmp_path)}, "stages": [{"name": "s", "grid": grid}]}, tmp_path / "out")
+    run = FinishedRun(tmp_path / "out", memory="4GiB", reporter=Heard())
+    fitted = []
+    fit = DensityForest.fit
+    monkeypatch.setattr(DensityForest, "fit", lambda self, *a, **k: fitted.append(1) or fit(self, *a, **k))
+    found = find_outliers(run, find_detectors(["lof", "dbscan_noise", "glosh"]), Cut(), named=True)
+    assert list(found.combined.detectors["a"]) == ["lof", "dbscan_noise", "glosh"]
+    assert len(fitted) == 1
+
+
 def test_fewer_rows_than_neighbours(tmp_path):
     np.save(tmp_path / "a.npy", data(KINDS[0], 5, 3))
     grid = {"KMeans": {"n_clusters": [2]}, "DBSCAN": {"eps": [0.5], "min_samples": [64]}}

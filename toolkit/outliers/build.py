@@ -274,11 +274,13 @@ class _RunEvidence:
 
     @cached_property
     def noise_shares(self) -> np.ndarray | None:
-        if not self.cells:
-            return None
+        return noise_shares(self._forest_of(self.model, self._cell_values), self.cells) if self.cells else None
+
+    @cached_property
+    def _cell_values(self) -> list[int]:
+        """The `min_samples` of the cells that rows can have at all; at least one."""
         n_rows = len(self.run.reduced(self.model).rows)
-        values = sorted({value for _, value in self.cells if value <= n_rows})
-        return noise_shares(self._forest_of(self.model, values or [1]), self.cells)
+        return sorted({value for _, value in self.cells if value <= n_rows}) or [1]
 
     @cached_property
     def centre_distances(self) -> np.ndarray | None:
@@ -296,7 +298,7 @@ class _RunEvidence:
         if self._forest is None or self._forest[0] != key:
             self._forest = None
             if self.run.matrix_key(self.plain) == self.run.matrix_key(self.model):
-                values = sorted({*values, *self.min_samples})
+                values = sorted({*self.min_samples, *self._cell_values})
             title = f"{model.cell.sample.descriptor}, scaler {model.cell.scaler}: density forest"
             with self.run.reporter.track(title, 1.0) as task:
                 self._forest = key, self.run.forest(model, values, advance=task.advance)
