@@ -461,6 +461,39 @@ def test_any_coverage_will_do_unless_best_says_more(tmp_path):
     assert set(read(out, "recluster_scores.csv")["cluster_class"]) == {"HDBSCAN"}
 
 
+@pytest.mark.parametrize("verb", [reassign, recluster])
+def test_models_stand_beside_each_other(out, verb):
+    """The columns of one model are replaced by those of the same, and those of others stay as they are."""
+    one, other = model_of(out, "DBSCAN", eps=1.0).name, model_of(out, "HDBSCAN").name
+    path = verb(out, model=one, device="cpu").path
+    alone = read(out, path.name)
+    verb(out, model=other, device="cpu")
+    both = read(out, path.name)
+    assert [name for name in both if name.startswith(one)] == [name for name in alone if name.startswith(one)]
+    pd.testing.assert_frame_equal(both[alone.columns], alone)
+    assert both.columns[1] == other
+    text = path.read_bytes()
+    verb(out, model=other, device="cpu")
+    assert path.read_bytes() == text
+    path.write_text("something,else\n1,2\n")
+    verb(out, model=one, device="cpu")
+    pd.testing.assert_frame_equal(read(out, path.name), alone)
+
+
+def test_a_reclustering_that_finds_nothing_removes_its_columns_only(out):
+    one, other = model_of(out, "DBSCAN", eps=1.0).name, model_of(out, "HDBSCAN").name
+    recluster(out, model=one, device="cpu")
+    alone = read(out, "reclustered.csv")
+    recluster(out, model=other, device="cpu")
+    impossible = write_grid(out, {"best": {"min_clusters": 400}})
+    with pytest.raises(InputError, match="none of"):
+        recluster(out, impossible, model=other, device="cpu")
+    pd.testing.assert_frame_equal(read(out, "reclustered.csv"), alone)
+    with pytest.raises(InputError, match="none of"):
+        recluster(out, impossible, model=one, device="cpu")
+    assert not (out / "reclustered.csv").exists()
+
+
 def test_the_default_grid():
     assert default_grid(30_000) == {
         "HDBSCAN": {"min_cluster_size": [30, 60, 150, 300, 600, 1500, 3000], "min_samples": [5]}

@@ -5,8 +5,9 @@ Both make new tables; the labels of the run stay as they are.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,6 @@ from toolkit.errors import InputError
 from toolkit.grid.finished import FinishedRun
 from toolkit.grid.fit import Fitted, Settings, fit_and_score
 from toolkit.grid.folder import RunFolder
-from toolkit.grid.labelling import write_best
 from toolkit.grid.plan import Cell, Group, expand
 from toolkit.grid.predict import CostModel
 from toolkit.grid.selection import finalists
@@ -86,8 +86,8 @@ def reassign(
     Returns
     -------
     NoiseTable
-        ``reassigned.csv`` in the run: image_path, MODEL (its label), MODEL:reassigned, MODEL:distance (d1) and
-        MODEL:confidence of every row of the run. Distance and confidence are empty where the row was not noise, all
+        ``reassigned.csv`` in the run, beside the columns of other models: image_path, MODEL (its label),
+        MODEL:reassigned, MODEL:distance (d1) and MODEL:confidence of every row of the run. Distance and confidence are empty where the row was not noise, all
         four where the model has not seen it.
 
     Raises
@@ -108,10 +108,8 @@ def reassign(
     with RunFolder(run.folder):
         labels, distance, confidence = _nearest(run, noise)
         stays = confidence < min_confidence
-        table = _reassigned(run, noise, np.where(stays, -1, labels), distance, confidence)
         path = run.folder / REASSIGNED
-        with atomic_file(path) as file:
-            table.to_csv(file, index=False, lineterminator="\n")
+        _put(path, run, noise.model, _reassigned(run, noise, np.where(stays, -1, labels), distance, confidence))
     text = (
         f"{path}: {np.count_nonzero(~stays):,} of {len(stays):,} noise rows of {noise.model.name} go to their nearest "
         f"cluster, median confidence {np.median(confidence):.2f}"
@@ -150,8 +148,8 @@ def recluster(
     Returns
     -------
     NoiseTable
-        ``reclustered.csv`` in the run: image_path, MODEL (its label) and MODEL:reclustered of every row of the run,
-        empty where the model has not seen it. Clusters among the noise are numbered on after those of the model; -1
+        ``reclustered.csv`` in the run, beside the columns of other models: image_path, MODEL (its label) and
+        MODEL:reclustered of every row of the run, empty where the model has not seen it. Clusters among the noise are numbered on after those of the model; -1
         is still noise. ``recluster_scores.csv`` has the scores of all models of the grid.
 
     Raises
@@ -173,16 +171,15 @@ def recluster(
         export_scores(table, run.folder / SCORES)
         chosen = finalists(table, asked.best)
         if not len(chosen):
-            (run.folder / RECLUSTERED).unlink(missing_ok=True)  # it would be of other scores
+            _put(run.folder / RECLUSTERED, run, noise.model, {})  # what is there would be of other scores
             raise InputError(_nothing_chosen(run, noise, table, asked.best))
         best = int(chosen.index[0])
         found = np.asarray(fitted[best].labels)  # a model with scores has labels
         new = noise.labels.astype(np.int64)
         new[noise.rows] = np.where(found >= 0, found + noise.n_clusters, -1)
         path = run.folder / RECLUSTERED
-        seen = run.reduced(noise.model).rows
         name = noise.model.name
-        write_best(path, run.image_paths, {name: (seen, noise.labels), f"{name}:reclustered": (seen, new)})
+        _put(path, run, noise.model, _label_columns(run, noise, {name: noise.labels, f"{name}:reclustered": new}))
     n_new, n_left = len(np.unique(found[found >= 0])), np.count_nonzero(found < 0)
     text = (
         f"{path}: {n_new} clusters, numbered from {noise.n_clusters}, among the {len(found):,} noise rows of {name}, "
@@ -263,20 +260,40 @@ def _nearest(run: FinishedRun, noise: _Noise) -> tuple[np.ndarray, np.ndarray, n
 
 def _reassigned(
     run: FinishedRun, noise: _Noise, labels: np.ndarray, distance: np.ndarray, confidence: np.ndarray
-) -> pd.DataFrame:
+) -> dict[str, Any]:
     seen, name = run.reduced(noise.model).rows, noise.model.name
-    table = pd.DataFrame({"image_path": run.image_paths})
     new = noise.labels.astype(np.int64)
     new[noise.rows] = labels
-    for column, values in ((name, noise.labels), (f"{name}:reassigned", new)):
-        full = pd.array([pd.NA] * len(table), dtype="Int64")
-        full[seen] = values
-        table[column] = full
+    columns = _label_columns(run, noise, {name: noise.labels, f"{name}:reassigned": new})
     for column, values in (("distance", distance), ("confidence", confidence)):
-        measured = np.full(len(table), np.nan)
+        measured = np.full(run.n_rows, np.nan)
         measured[seen[noise.rows]] = values
-        table[f"{name}:{column}"] = measured
-    return table
+        columns[f"{name}:{column}"] = measured
+    return columns
+
+
+def _label_columns(run: FinishedRun, noise: _Noise, labellings: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return labels of the rows that a model has seen as columns of all rows."""
+    columns = {}
+    for column, labels in labellings.items():
+        columns[column] = pd.array([pd.NA] * run.n_rows, dtype="Int64")
+        columns[column][run.reduced(noise.model).rows] = labels
+    return columns
+
+
+def _put(path: Path, run: FinishedRun, model: Model, columns: dict[str, Any]) -> None:
+    """Write the columns of a model into a table, beside those of other models; a table without any is removed."""
+    table = pd.DataFrame({"image_path": run.image_paths} | columns)
+    with contextlib.suppress(OSError, ValueError, KeyError):  # there is none, or none of this run
+        earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
+        own = [name for name in map(str, earlier) if name == model.name or name.startswith(f"{model.name}:")]
+        if earlier.pop("image_path").tolist() == run.image_paths.tolist():
+            table = pd.concat([table, earlier.drop(columns=own)], axis=1)
+    if len(table.columns) == 1:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n")
 
 
 # Reclustering
