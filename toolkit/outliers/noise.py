@@ -87,8 +87,8 @@ def reassign(
     -------
     NoiseTable
         ``reassigned.csv`` in the run, beside the columns of other models: image_path, MODEL (its label),
-        MODEL:reassigned, MODEL:distance (d1) and MODEL:confidence of every row of the run. Distance and confidence are empty where the row was not noise, all
-        four where the model has not seen it.
+        MODEL:reassigned, MODEL:distance (d1) and MODEL:confidence of every row of the run. Distance and confidence are
+        empty where the row was not noise, all four where the model has not seen it.
 
     Raises
     ------
@@ -149,8 +149,9 @@ def recluster(
     -------
     NoiseTable
         ``reclustered.csv`` in the run, beside the columns of other models: image_path, MODEL (its label) and
-        MODEL:reclustered of every row of the run, empty where the model has not seen it. Clusters among the noise are numbered on after those of the model; -1
-        is still noise. ``recluster_scores.csv`` has the scores of all models of the grid.
+        MODEL:reclustered of every row of the run, empty where the model has not seen it. Clusters among the noise are
+        numbered on after those of the model; -1 is still noise. ``recluster_scores.csv`` has the scores of all models
+        of the grid.
 
     Raises
     ------
