@@ -21,6 +21,7 @@ from toolkit.errors import InputError, MissingPackageError
 from toolkit.faces import align, chunks, crops, detect
 from toolkit.faces.crops import detect_faces
 from toolkit.faces.detect import DETECTORS, make_detector
+from toolkit.memory import resident_bytes
 from toolkit.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -515,18 +516,18 @@ def test_padded_faces_are_cut_from_the_padded_image(tmp_path, hog):
 @pytest.mark.usefixtures("hog")
 def test_images_beyond_the_memory_cost_themselves(tmp_path):
     images = write(tmp_path / "i", {"a.png": encoded(AROUND), "huge.png": encoded(Image.new("RGB", (9000, 6000)))})
-    assert find(images, tmp_path / "o", memory="900MiB").n_faces == 1
+    assert find(images, tmp_path / "o", memory=resident_bytes() + (700 << 20)).n_faces == 1
     (reason,) = tables(tmp_path / "o")[1]["reason"]
     assert "to be decoded" in reason
     assert "raise --memory" in reason
     with pytest.raises(InputError, match="in 4 processes needs"):
-        find(images, tmp_path / "o2", memory="700MiB", workers=4)
+        find(images, tmp_path / "o2", memory=resident_bytes() + (500 << 20), workers=4)
 
 
 def test_searching_asks_for_memory_too(tmp_path, hog, monkeypatch):
     images = write(tmp_path / "i", {"a.png": encoded(AROUND)})
     monkeypatch.setattr(detect.DlibHog, "bytes_per_pixel", 100_000)
-    find(images, tmp_path / "o", memory="2GiB")
+    find(images, tmp_path / "o", memory=resident_bytes() + (2 << 30))
     (reason,) = tables(tmp_path / "o")[1]["reason"]
     assert "to be searched" in reason
     assert "raise --memory" in reason

@@ -43,7 +43,7 @@ def images_in(folder, contents):
 def measured(folder, contents, rows=None):
     source = images_in(folder, contents)
     rows = range(len(contents)) if rows is None else rows
-    return image_quality(source, rows, MemoryBudget(4 << 30), Reporter(quiet=True))
+    return image_quality(source, rows, MemoryBudget(resident_bytes() + (4 << 30)), Reporter(quiet=True))
 
 
 def flagged(table):
@@ -157,7 +157,7 @@ def test_neither_threads_nor_memory_change_a_bit(tmp_path, monkeypatch, rng):
         f"{i}.jpg": encoded(rng.integers(0, 256, (300 + 60 * i, 1000, 3), dtype=np.uint8), "JPEG") for i in range(12)
     }
     source = images_in(tmp_path, contents)
-    table = image_quality(source, range(12), MemoryBudget(4 << 30), Reporter(quiet=True))
+    table = image_quality(source, range(12), MemoryBudget(resident_bytes() + (4 << 30)), Reporter(quiet=True))
     assert not table["is_failed"].any()
     for threads, free in ((1, 4 << 30), (7, 4 << 30), (7, 100 << 20)):
         monkeypatch.setattr(thumbnails_room, "n_threads", lambda threads=threads: threads)
