@@ -41,9 +41,9 @@ from toolkit.descriptors.keeper import DataKeeper, Sample
 from toolkit.descriptors.loader import DataLoader
 from toolkit.grid.finished import FinishedRun
 from toolkit.memory import MemoryBudget
-from toolkit.outliers.build import plain
 from toolkit.outliers.combine import combine
 from toolkit.outliers.detectors import DETECTORS, centre_distances, measure, noise_shares
+from toolkit.outliers.evidence import plain
 
 KINDS = ("foreign", "damaged", "nothing", "mixture")
 SEEDS = range(5)

@@ -25,7 +25,7 @@ from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError, MissingPackageError
 from toolkit.grid.finished import FinishedRun
 from toolkit.memory import MemoryBudget
-from toolkit.outliers.build import dbscan_cells, find_outliers, outliers_text, plain, write_outliers
+from toolkit.outliers.build import find_outliers, outliers_text, write_outliers
 from toolkit.outliers.combine import Cut, among_first, combine, knee, normalised, ranks
 from toolkit.outliers.detectors import (
     DETECTORS,
@@ -35,6 +35,7 @@ from toolkit.outliers.detectors import (
     measure,
     noise_shares,
 )
+from toolkit.outliers.evidence import dbscan_cells, plain
 from toolkit.progress import Reporter
 from toolkit.report.study import Study
 
