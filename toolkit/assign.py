@@ -15,7 +15,7 @@ from toolkit.cluster.labelling import UNSEEN
 from toolkit.cluster.predict import make_predictor, min_samples_of
 from toolkit.descriptors.formats import FORMATS
 from toolkit.descriptors.keeper import block_rows
-from toolkit.descriptors.loader import DataLoader
+from toolkit.descriptors.loader import DataLoader, OneFile
 from toolkit.descriptors.new_rows import REASONS, NewRows, file_digests
 from toolkit.errors import InputError
 from toolkit.grid.finished import FinishedRun
@@ -243,17 +243,6 @@ def _announce(run: FinishedRun, model: Model, n_rows: int) -> None:
 
 
 # Which model labels which file
-class _OneFile(DataLoader):
-    """The loader of one file, whatever else lies beside it."""
-
-    def __init__(self, path: Path, image_paths: Path | None, memory: MemoryBudget) -> None:
-        self._path = path
-        super().__init__([path.stem], path.parent, image_paths, memory=memory)
-
-    def _list_files(self) -> dict[str, Path]:
-        return {self._path.stem: self._path}
-
-
 def _targets(
     run: FinishedRun, source: Path, name: str | None, image_paths: Path | None
 ) -> tuple[DataLoader, list[tuple[Model, DescriptorFile]]]:
@@ -271,7 +260,7 @@ def _targets(
         loader = DataLoader(names, source, image_paths, memory=run.memory)
         return loader, [(model, loader.open(model.cell.sample.descriptor)) for model in taken]
     taken = _models_of_file(run, source, models, is_named=name is not None)
-    loader = _OneFile(source, image_paths, run.memory)
+    loader = OneFile(source, image_paths, run.memory)
     return loader, [(model, loader.open(source.stem)) for model in taken]
 
 

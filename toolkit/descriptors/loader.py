@@ -230,6 +230,17 @@ class DataLoader:
             print(text)
 
 
+class OneFile(DataLoader):
+    """The loader of one file, whatever else lies beside it."""
+
+    def __init__(self, path: Path, image_paths: Path | None, memory: MemoryBudget) -> None:
+        self._path = path
+        super().__init__([path.stem], path.parent, image_paths, memory=memory)
+
+    def _list_files(self) -> dict[str, Path]:
+        return {self._path.stem: self._path}
+
+
 def read_paths(path: Path) -> np.ndarray:
     """Read the image paths: a one-column CSV, or the column of a table that is called path, filename or the like."""
     try:

@@ -22,7 +22,7 @@ from toolkit.atomic import atomic_folder
 from toolkit.backend.cpu import ordered_map
 from toolkit.backend.simd import squared_distance
 from toolkit.cluster.labelling import UNSEEN
-from toolkit.descriptors.loader import DataLoader
+from toolkit.descriptors.loader import DataLoader, OneFile
 from toolkit.errors import InputError, unknown
 from toolkit.memory import MemoryBudget, n_threads
 from toolkit.progress import Reporter
@@ -309,7 +309,7 @@ def evaluate_descriptors(
     descriptor, reporter = Path(descriptor), reporter or Reporter(quiet=True)
     if not descriptor.is_file():
         raise InputError(f"descriptor file {descriptor} does not exist; give a file of descriptors")
-    loader = _OneFile(descriptor, None if image_paths is None else Path(image_paths), MemoryBudget.resolve(memory))
+    loader = OneFile(descriptor, None if image_paths is None else Path(image_paths), MemoryBudget.resolve(memory))
     paths = loader.image_paths
     if paths is None:
         raise InputError(f"nobody says which images the rows of {descriptor} are; give a CSV of image paths")
@@ -432,17 +432,6 @@ def write_evaluation(found: DescriptorEvaluation | LabelEvaluation, out: str | P
 
 
 # Identities and labels
-class _OneFile(DataLoader):
-    """The loader of one file, whatever else lies beside it."""
-
-    def __init__(self, path: Path, image_paths: Path | None, memory: MemoryBudget) -> None:
-        self._path = path
-        super().__init__([path.stem], path.parent, image_paths, memory=memory)
-
-    def _list_files(self) -> dict[str, Path]:
-        return {self._path.stem: self._path}
-
-
 def _codes(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
     """Return the number of each name, (n,) int64, from 0 in the order of first rows, -1 if empty; and the names."""
     numbers: dict[str, int] = {"": -1}
