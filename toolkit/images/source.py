@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from toolkit.backend.cpu import ordered_map
-from toolkit.errors import InputError
+from toolkit.errors import InputError, one_line
 from toolkit.memory import format_size
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ImageSource(ABC):
         try:
             data = self._read(row)
         except _READ_ERRORS as error:
-            raise ImageError(f"cannot be read: {_one_line(error)}") from error
+            raise ImageError(f"cannot be read: {one_line(error)}") from error
         _check_size(len(data))
         return data
 
@@ -230,7 +230,7 @@ class FileImages(ImageSource):
         try:
             found = os.stat(self._file(row))
         except OSError as error:
-            raise ImageError(f"cannot be read: {_one_line(error)}") from error
+            raise ImageError(f"cannot be read: {one_line(error)}") from error
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
             raise ImageError("is not a file")
         return _check_size(found.st_size)
@@ -267,7 +267,7 @@ class ZipImages(ImageSource):
             self._archive = zipfile.ZipFile(archive)
         except (*_READ_ERRORS, NotImplementedError) as error:
             raise InputError(
-                f"images {archive} is not a zip archive that can be read: {_one_line(error)}; allowed: a folder, a "
+                f"images {archive} is not a zip archive that can be read: {one_line(error)}; allowed: a folder, a "
                 f"zip archive (unpack others), or no images at all"
             ) from error
         members = {_plain(info.filename): info for info in self._archive.filelist if not info.is_dir()}
@@ -389,7 +389,3 @@ def _check_size(n_bytes: int) -> int:
     if n_bytes > MOST_BYTES:
         raise ImageError(f"has {format_size(n_bytes)}; allowed: {format_size(MOST_BYTES)}")
     return n_bytes
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

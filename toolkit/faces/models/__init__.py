@@ -203,9 +203,9 @@ class Choice:
             from toolkit.faces.models.onnx_file import OnnxEmbedder
 
             return OnnxEmbedder(self)
-        from toolkit.faces.models.weights import optional
+        from toolkit.packages import import_package
 
-        optional("torch", pip="torch", what=f"the model {self.card.name}")
+        import_package("torch", pip="torch", what=f"the model {self.card.name}")
         if family == "efficientnet_lite0":
             from toolkit.faces.models.efficientnet_lite0 import open_efficientnet_lite0
 

@@ -10,8 +10,8 @@ from toolkit.faces.align import DLIB_5, aligned_chip
 from toolkit.faces.detect import PADDED, DlibHog, padded, padding
 from toolkit.faces.models import CHIP_MARGIN
 from toolkit.faces.models.embedder import Embedder
-from toolkit.faces.models.weights import optional, packaged_file
 from toolkit.images.source import ImageError
+from toolkit.packages import import_package, packaged_file
 
 if TYPE_CHECKING:
     from toolkit.faces.models import Choice
@@ -32,7 +32,7 @@ class DlibEmbedder(Embedder):
 
     def __init__(self, choice: Choice) -> None:
         what = f"the model {choice.card.name}"
-        dlib = optional("dlib", pip="dlib-bin", what=what)
+        dlib = import_package("dlib", pip="dlib-bin", what=what)
         self.dimensions = int(choice.card.dimensions or 0)
         network = packaged_file(_PACKAGE, _FILE, sha256=str(choice.card.sha256), what=what)
         self.network = dlib.face_recognition_model_v1(str(network))

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from toolkit.faces.models.preprocessing import Preprocessing
 from toolkit.faces.models.torch_network import TorchEmbedder
-from toolkit.faces.models.weights import load_state, packaged_file
+from toolkit.faces.models.weights import load_state
+from toolkit.packages import packaged_file
 
 if TYPE_CHECKING:
     from toolkit.faces.models import Choice

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.backend.device import DEVICES
-from toolkit.errors import DeviceError, InputError, unknown
+from toolkit.errors import DeviceError, InputError, one_line, unknown
 from toolkit.faces.models.embedder import WholeImageEmbedder
 from toolkit.faces.models.preprocessing import PREPROCESSINGS
-from toolkit.faces.models.weights import optional
+from toolkit.packages import import_package
 
 if TYPE_CHECKING:
     from toolkit.faces.models import Choice
@@ -91,7 +91,7 @@ def _open(path: Path, device: str) -> Any:
     try:
         return runtime.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
     except Exception as error:  # errors of onnxruntime have no common class
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(f"{path} is not an ONNX file that can be used: {reason}") from error
 
 
@@ -112,4 +112,4 @@ def _image_input(session: Any, path: Path) -> tuple[Any, bool, tuple[int, int], 
 
 
 def _runtime() -> Any:
-    return optional("onnxruntime", pip="onnxruntime", what="a model of an ONNX file")
+    return import_package("onnxruntime", pip="onnxruntime", what="a model of an ONNX file")

@@ -9,7 +9,8 @@ from PIL import Image
 from toolkit.errors import InputError
 from toolkit.faces.models.preprocessing import Preprocessing
 from toolkit.faces.models.torch_network import TorchEmbedder
-from toolkit.faces.models.weights import load_state, optional
+from toolkit.faces.models.weights import load_state
+from toolkit.packages import import_package
 
 if TYPE_CHECKING:
     from toolkit.faces.models import Choice
@@ -22,7 +23,7 @@ def open_timm(choice: Choice) -> TorchEmbedder:
 
     Size, mean, deviation and filter are those of the pretrained configuration that timm has of the name.
     """
-    timm = optional("timm", pip="timm", what=f"the model timm:{choice.member}")
+    timm = import_package("timm", pip="timm", what=f"the model timm:{choice.member}")
     try:
         network = timm.create_model(choice.member, pretrained=False, num_classes=0)
     except Exception as error:  # timm raises RuntimeError for a name that it does not know, and others

@@ -1,66 +1,16 @@
-"""Optional packages, the weights that ship in them, and state dicts that are given."""
+"""State dicts that are given: read without running what they say, and compared with the network."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import InputError, MissingPackageError
+from toolkit.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SHOWN = 3  # keys of each kind that differ
 _UNUSED = "num_batches_tracked"  # of batch normalisation: counts the training, and old state dicts lack it
-
-
-def optional(module: str, *, pip: str, what: str) -> Any:
-    """Import a module of an optional package.
-
-    Raises
-    ------
-    MissingPackageError
-        If it, or one that it needs, is not installed or does not fit the others.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        missing = error.name or module
-        needs = "" if missing == module else f", which needs {missing}"
-        raise MissingPackageError(
-            f"{what} needs the package {module}{needs}, which is missing: pip install {pip if not needs else missing}"
-        ) from error
-    except Exception as error:  # libraries of other versions than it was built for
-        raise MissingPackageError(
-            f"{what} needs the package {module}, which cannot be imported: {_one_line(error)}; install it anew: pip "
-            f"install --force-reinstall {pip}"
-        ) from error
-
-
-def packaged_file(package: str, file: str, *, sha256: str, what: str) -> Path:
-    """Find a file that ships in a package, which is not imported.
-
-    Raises
-    ------
-    MissingPackageError
-        Without the package.
-    InputError
-        If the file is missing or not the one that is known.
-    """
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(f"{what} needs the package {package}, which is missing: pip install {package}")
-    path = Path(spec.submodule_search_locations[0]) / file
-    if not path.is_file():
-        raise InputError(f"{path} is missing; install it anew: pip install --force-reinstall {package}")
-    with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != sha256:
-        raise InputError(
-            f"{path} has SHA-256 {found[:16]}..., allowed: {sha256[:16]}...; it is damaged or of another version: pip "
-            f"install --force-reinstall {package}"
-        )
-    return path
 
 
 def load_state(network: Any, path: Path, *, what: str, left_out: tuple[str, ...] = ()) -> None:
@@ -88,7 +38,7 @@ def load_state(network: Any, path: Path, *, what: str, left_out: tuple[str, ...]
     except Exception as error:  # on damaged data it raises nearly anything
         raise InputError(
             f"weights {path} cannot be read as a PyTorch state dict without running code of theirs: "
-            f"{_one_line(error)}; save them with torch.save(network.state_dict(), path)"
+            f"{one_line(error)}; save them with torch.save(network.state_dict(), path)"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -119,7 +69,3 @@ def _few(found: list[str]) -> str:
 
 def _shape(tensor: Any) -> str:
     return " x ".join(map(str, tensor.shape)) or "a number"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
