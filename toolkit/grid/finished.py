@@ -15,10 +15,10 @@ from toolkit.cluster.labelling import UNSEEN
 from toolkit.config import parse_config
 from toolkit.descriptors.keeper import DataKeeper, Reduced
 from toolkit.errors import InputError
+from toolkit.grid.fitter import open_loader
 from toolkit.grid.folder import is_locked, read_run
 from toolkit.grid.forests import Forests, forest_key
 from toolkit.grid.refine import cells_of
-from toolkit.grid.run import open_loader
 from toolkit.grid.selection import finalists
 from toolkit.grid.store import Store
 from toolkit.grid.table import model_name, score_table
