@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from toolkit.memory import n_threads
 from toolkit.progress import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PIECE_BYTES = 1 << 22
 
@@ -78,17 +80,34 @@ class Cache:
     def get(self, kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
         """Return the folder and manifest of an entry; `make` fills a new one and returns its manifest.
 
-        An entry whose files are not to the bit those that were written (a disk that lost power) is made again.
+        An entry whose files are not to the bit those that were written (a disk that lost power) is made again. What
+        another process is making is waited for.
         """
         folder = self.folder / f"{kind}-{key}"
         content = self._read_entry(folder)
         if content is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            with atomic_folder(folder) as unfinished:
-                content = make(unfinished)
-                files = {path.name: file_digest(path) for path in sorted(unfinished.iterdir())}
-                write_text(unfinished / "entry.json", json.dumps({"content": content, "files": files}, indent=1))
+            with self._making(folder.name):
+                content = self._read_entry(folder)
+                if content is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    content = self._make(folder, make)
         return folder, content
+
+    @staticmethod
+    def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        with atomic_folder(folder) as unfinished:
+            content = make(unfinished)
+            files = {path.name: file_digest(path) for path in sorted(unfinished.iterdir())}
+            write_text(unfinished / "entry.json", json.dumps({"content": content, "files": files}, indent=1))
+        return content
+
+    @contextlib.contextmanager
+    def _making(self, name: str) -> Iterator[None]:
+        """Make an entry alone among processes; where files cannot be locked, two make the same, and one is kept."""
+        with (self.folder / f".{name}.lock").open("ab") as file:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(file, fcntl.LOCK_EX)  # of the process: one that makes an entry twice does not wait for ever
+            yield
 
     @staticmethod
     def _read_entry(folder: Path) -> dict[str, Any] | None:

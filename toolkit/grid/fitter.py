@@ -16,7 +16,7 @@ from toolkit.grid.store import Store
 from toolkit.grid.table import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     import numpy as np
@@ -127,8 +127,11 @@ class Fitter:
         known = Group(replace(group.sample, n_components=n_columns), group.scaler, group.cells)
         return self.costs.group(known, len(reduced.rows), n_columns)
 
-    def fit(self, group: Group, task: Task) -> None:
-        """Fit and score the cells of a group; whatever is finished is kept at once, what fails is in `errors`."""
+    def fit(self, group: Group, task: Task, between: Callable[[], None] = lambda: None) -> None:
+        """Fit and score the cells of a group; whatever is finished is kept at once, what fails is in `errors`.
+
+        `between` is called each time that something is kept; it may end all by an exception.
+        """
         what = f"{group.sample.descriptor} {group.scaler} ({len(self.reduced(group.sample).rows):,} rows)"
         cost = self.cost(group)
         self.memory.require(cost.n_bytes, what)
@@ -160,6 +163,7 @@ class Fitter:
             if finished:
                 self.store.commit(finished, centres)
             self.n_fitted += len(finished)
+            between()
 
 
 def open_loader(config: Config, memory: MemoryBudget) -> DataLoader:

@@ -18,6 +18,7 @@ from toolkit.atomic import is_unfinished, remove_unfinished, write_text
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "h5py")
@@ -57,6 +58,23 @@ def is_locked(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+@contextlib.contextmanager
+def shared_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder together with other shards of its run; a whole run then waits outside.
+
+    Raises
+    ------
+    InputError
+        If a whole run works in it.
+    """
+    with (Path(folder) / _LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"a whole run works in {folder}; wait for it") from error
+        yield
 
 
 class RunFolder:

@@ -86,6 +86,12 @@ class CostModel:
 
     The constants (benchmarks/predictions.py) are in multiples of what a float32 matrix product of the same number of
     operations takes here. They hold within a factor of about 2.
+
+    Parameters
+    ----------
+    config : Config
+    seconds_per_operation : float, optional
+        Of a float32 matrix product; by default it is measured.
     """
 
     _ITERATIONS = 30
@@ -95,9 +101,9 @@ class CostModel:
     }  # fmt: skip
     _CELL_SECONDS = 0.02
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, seconds_per_operation: float | None = None) -> None:
         self.config = config
-        self.seconds_per_operation = _measure_product()
+        self.seconds_per_operation = _measure_product() if seconds_per_operation is None else seconds_per_operation
 
     def parts(self, cells: tuple[Cell, ...]) -> dict[str, tuple[Cell, ...]]:
         """Group the cells of one matrix by what computes them, under a name for it."""
