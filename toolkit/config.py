@@ -294,6 +294,14 @@ def load_config(path: Path) -> Config:
     return parse_config(read_yaml(path, "config"), source=str(path))
 
 
+def seeded(config: Config, seed: int | None) -> Config:
+    """Return a configuration with another seed; None: its own."""
+    if seed is None:
+        return config
+    other = parse_config(config.identity() | {"seed": seed}, source="--seed")
+    return other.model_copy(update={"descriptors": config.descriptors})  # with the images, which are no identity
+
+
 def read_yaml(path: str | Path, what: str) -> Any:
     """Read a YAML file in which no key is twice; `what` it is, for the error."""
     try:

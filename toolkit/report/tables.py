@@ -103,8 +103,8 @@ def status_text(folder: Path) -> str:
     record = read_run(folder)
     if is_locked(folder):
         state = "running"
-    elif record["state"] == "complete":
-        state = "complete"
+    elif record["state"] in ("complete", "submitted"):
+        state = record["state"]
     else:
         reason = f" ({record['error']})" if record.get("error") else ""
         state = f"stopped{reason}; run the same command to go on"
