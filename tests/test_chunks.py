@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.faces import chunks as room
-from toolkit.faces.chunks import Chunks, Part, WorkerDiedError
+from toolkit.images import chunks as room
+from toolkit.images.chunks import Chunks, Part, WorkerDiedError
 from toolkit.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -103,7 +103,7 @@ class Slow(Squares):
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):
     code = (
-        "from pathlib import Path; from toolkit.faces.chunks import Chunks; from toolkit.progress import Reporter; "
+        "from pathlib import Path; from toolkit.images.chunks import Chunks; from toolkit.progress import Reporter; "
         "from tests.test_chunks import Slow; import sys; "
         "Chunks(Path(sys.argv[1]), [], 200, reporter=Reporter(quiet=True)).run('x', Slow(log=sys.argv[2]), workers=2)"
     )

@@ -199,9 +199,9 @@ def test_a_disk_that_is_full(place):
 
 def test_interrupted(place):
     code = (
-        "import toolkit.grid.run as run, toolkit.cli as cli, sys\n"
+        "import toolkit.grid.fitter as fitter, toolkit.cli as cli, sys\n"
         "def stop(*a, **k): raise KeyboardInterrupt\n"
-        "run.fit_and_score = stop\n"
+        "fitter.fit_and_score = stop\n"
         "sys.argv = ['toolkit', 'run', 'config.yaml', '--out', 'out']\n"
         "cli.main()\n"
     )

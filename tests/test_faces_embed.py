@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
 import types
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,16 +20,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_models import arcface
 
+from tests.killed import run_killed
 from toolkit import packages
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import DeviceError, InputError, MemoryBudgetError, MissingPackageError, ToolkitError
-from toolkit.faces import chunks, embed
+from toolkit.faces import descriptor_files, embed, folder
 from toolkit.faces import models as registry
 from toolkit.faces.embed import embed_images
 from toolkit.faces.models import MODELS, choose_model, make_embedder
 from toolkit.faces.models.embedder import WholeImageEmbedder
 from toolkit.faces.models.preprocessing import PREPROCESSINGS, resized
+from toolkit.images import chunks
 from toolkit.images.source import ImageError
 from toolkit.progress import Reporter
 
@@ -97,13 +103,27 @@ def inception_resnet_v1(folder, _monkeypatch):
     return make_embedder("inception_resnet_v1", weights=weights, accept_licence=True, batch=4), other_images()
 
 
-def vggface_resnet50(folder, _monkeypatch):
+def vggface(name, folder):
     torch = pytest.importorskip("torch")
-    from toolkit.faces.models.vggface_resnet50 import SeResNet50
+    from toolkit.faces.models.vggface import FROM_PYTORCH, VggFace
 
-    weights = folder / "senet50.pt"
-    torch.save(filled(SeResNet50(), 0.5).state_dict() | {"fc.weight": torch.zeros(10, 2048)}, weights)
-    return make_embedder("vggface_resnet50", weights=weights, accept_licence=True, batch=4), other_images()
+    network = filled(VggFace(FROM_PYTORCH, squeezed=name == "vggface_senet50"), 0.5)
+    torch.save(network.state_dict() | {"fc.weight": torch.zeros(10, 2048)}, folder / "vggface.pt")
+    return make_embedder(name, weights=folder / "vggface.pt", accept_licence=True, batch=4), other_images()
+
+
+def vggface_resnet50(folder, _monkeypatch):
+    return vggface("vggface_resnet50", folder)
+
+
+def vggface_senet50(folder, _monkeypatch):
+    return vggface("vggface_senet50", folder)
+
+
+def arcface_onnx(folder, _monkeypatch):
+    arcface(folder / "arcface.onnx")
+    options = {"weights": folder / "arcface.onnx", "accept_licence": True}
+    return make_embedder("arcface-onnx", **options, batch=4), other_images()
 
 
 def onnx_model(path, shape, *, kind="FLOAT"):
@@ -176,11 +196,23 @@ def timm_model(folder, monkeypatch):
     return make_embedder("timm:small", weights=folder / "small.pth", batch=4), other_images()
 
 
+def mobilenet_v2_attributes(folder, _monkeypatch):
+    pytest.importorskip("torch")
+    from toolkit.faces.attributes.network import AttributeNetwork, Design
+    from toolkit.faces.attributes.weights import save_network
+
+    save_network(filled(AttributeNetwork(Design(("Bald", "Young"), 64))), folder / "best.pt")
+    return make_embedder("mobilenet_v2_attributes", weights=folder / "best.pt", batch=4), other_images()
+
+
 BUILDERS = {
+    "mobilenet_v2_attributes": mobilenet_v2_attributes,
     "dlib": dlib_model,
     "efficientnet_lite0": efficientnet_lite0,
     "inception_resnet_v1": inception_resnet_v1,
     "vggface_resnet50": vggface_resnet50,
+    "vggface_senet50": vggface_senet50,
+    "arcface-onnx": arcface_onnx,
     "onnx:PATH": onnx_file,
     "timm:NAME": timm_model,
 }
@@ -192,7 +224,8 @@ def test_the_registry_is_complete():
         assert card.name == name
         assert all((card.preprocessing, card.source, card.licence)), name
         assert card.offline == (card.sha256 is not None), name
-        assert (card.dimensions is None) == (card.input_size is None) == (":" in name), name
+        assert card.dimensions or not card.offline, name  # else the file says
+        assert card.input_size or not card.offline, name
 
 
 def test_the_registry_loads_no_network():
@@ -236,9 +269,9 @@ def test_inception_resnet_v1_is_that_of_the_reference(tmp_path, monkeypatch):
     assert keys_of(embedder) == (714, "c0638fa983a7cf513cd2dfb4310e1e627f43ae2e6bcbe857010cd3b37e3c5b1c")
 
 
-def test_vggface_resnet50_is_that_of_the_reference(tmp_path, monkeypatch):
+def test_vggface_senet50_is_that_of_the_reference(tmp_path, monkeypatch):
     """Numbers of senet50 of cydonia999/VGGFace2-pytorch with the weights of `filled` and the same image, as BGR."""
-    embedder, _ = vggface_resnet50(tmp_path, monkeypatch)
+    embedder, _ = vggface_senet50(tmp_path, monkeypatch)
     found = embedder([pattern(224)])[0]
     np.testing.assert_allclose(found[[0, 1, 1000, 2047]], [0.04240574, 2.40134311, 14.5787935, 12.0467892], atol=1e-4)
     assert found.argmax() == 728
@@ -390,7 +423,7 @@ def test_options_are_checked_before_anything_is_loaded(tmp_path):
     there.touch()
     facenet = {"weights": there, "accept_licence": True}
     for match, name, options in (
-        ("unknown model 'arcface'; known: dlib", "arcface", {}),
+        ("unknown model 'arcface'; known: arcface-onnx, dlib", "arcface", {}),
         ("unknown model 'onnx:'", "onnx:", {}),
         ("unknown model 'dlib:x'", "dlib:x", {}),
         ("needs weights, which ship in no package", "inception_resnet_v1", {"accept_licence": True}),
@@ -530,7 +563,7 @@ def test_a_folder_becomes_a_descriptor_that_a_run_reads(tmp_path):
     out = tmp_path / "new" / "out"
     found = embed_images(tmp_path / "in", out, workers=0)
     assert (found.model, found.n_images, found.dimensions, found.n_failed) == ("dlib", 10, 12, 0)
-    assert sorted(path.name for path in out.iterdir()) == ["dlib.json", "dlib.npy", "images_paths.csv"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["dlib.json", "dlib.npy", "images_paths.csv"]
     assert (out / "images_paths.csv").read_text() == "path\n" + "".join(f"{path}\n" for path in pictures)
     loader = DataLoader(descriptor_folder=out)
     assert loader.image_paths.tolist() == list(pictures)
@@ -539,6 +572,8 @@ def test_a_folder_becomes_a_descriptor_that_a_run_reads(tmp_path):
     np.testing.assert_allclose(rows, [means_of(image) for image in pictures.values()], rtol=1e-6)
     record = json.loads((out / "dlib.json").read_text())
     assert record["weights"] == f"SHA-256 {MODELS['dlib'].sha256}"
+    assert record["versions"]["pillow"] == version("pillow")
+    assert (record["loader"], record["loader_reason"]) == ("pillow", "dlib looks for faces in images of any size")
     assert "10 images x 12 numbers" in found.text
 
 
@@ -647,14 +682,17 @@ def test_what_is_wrong_with_an_image_costs_its_own_row_only(tmp_path):
 
 @pytest.mark.usefixtures("means")
 def test_the_older_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "_CSV_ROWS", 3)
+    monkeypatch.setattr(descriptor_files, "_CSV_ROWS", 3)
     photographs(tmp_path / "in", 7)
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / "a" / "black.png")
     found = embed_images(tmp_path / "in", tmp_path / "out", workers=0, csv=tmp_path / "old" / "features.csv")
     loader = DataLoader(descriptor_folder=tmp_path / "old")
     expected = np.load(found.descriptor)
-    np.testing.assert_array_equal(loader.load_descriptor("features"), expected.astype(np.float64))
-    assert loader.image_paths.tolist() == DataLoader(["dlib"], tmp_path / "out").image_paths.tolist()
+    made = np.isfinite(expected).all(1)
+    assert made.sum() == 7
+    np.testing.assert_array_equal(loader.load_descriptor("features"), expected[made].astype(np.float64))
+    paths = DataLoader(["dlib"], tmp_path / "out").image_paths
+    assert loader.image_paths.tolist() == paths[made].tolist()
     (tmp_path / "old" / "features.csv").unlink()
     assert embed_images(tmp_path / "in", tmp_path / "out", csv=tmp_path / "old" / "features.csv").was_finished
     assert (tmp_path / "old" / "features.csv").exists()
@@ -691,7 +729,8 @@ def test_a_job_that_died_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypa
     monkeypatch.setattr(Means, "_forward", dies)
     with pytest.raises(KeyboardInterrupt):
         embed_images(tmp_path / "in", tmp_path / "parts", workers=0)
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [".dlib"]
+    assert not (tmp_path / "parts" / "dlib.npy").exists()
+    assert json.loads((tmp_path / "parts" / "dlib.json").read_text())["finished"] is None
     found = embed_images(tmp_path / "in", tmp_path / "parts", workers=0)
     assert sum(seen) == 11 + 3  # one without a face; the chunk that died twice
     assert not found.was_finished
@@ -707,15 +746,15 @@ def test_a_job_that_died_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypa
 def test_a_job_that_died_before_its_last_file(tmp_path, monkeypatch):
     photographs(tmp_path / "in", 4)
     embed_images(tmp_path / "in", tmp_path / "whole", workers=0)
-    write, left = embed.write_text, []
+    finish, left = folder.Record.finish, []
 
-    def dies(path, text):
-        write(path, text)
-        if path.name == "dlib.json" and not left:
-            left.append(path)
+    def dies(self, *facts, **more):
+        finish(self, *facts, **more)
+        if not left:
+            left.append(self)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(embed, "write_text", dies)
+    monkeypatch.setattr(folder.Record, "finish", dies)
     with pytest.raises(KeyboardInterrupt):
         embed_images(tmp_path / "in", tmp_path / "parts", workers=0)
     assert not (tmp_path / "parts" / "dlib.npy").exists()
@@ -730,14 +769,142 @@ def test_a_folder_holds_one_set_of_images(tmp_path):
     embed_images(tmp_path / "in", out, workers=0)
     embed_images(tmp_path / "in", out, workers=0, model="efficientnet_lite0", device="cpu")
     assert DataLoader(descriptor_folder=out).names == ("dlib", "efficientnet_lite0")
-    with pytest.raises(InputError, match="is there already, of other images, weights or options"):
+    with pytest.raises(InputError, match=r"descriptors \(efficientnet_lite0\) of other .*\(batch was 8, is 2\); give"):
         embed_images(tmp_path / "in", out, workers=0, model="efficientnet_lite0", batch=2, device="cpu")
     coloured(50).save(tmp_path / "in" / "a" / "00.png")  # another image of the same name
-    with pytest.raises(InputError, match="is there already, of other images"):
+    with pytest.raises(InputError, match=r"of other images or options \(images\); give another folder, or remove"):
         embed_images(tmp_path / "in", out, workers=0)
     coloured(50).save(tmp_path / "in" / "more.png")
+    network = tmp_path / "a.onnx"
+    network.write_bytes(b"another network")
     with pytest.raises(InputError, match="lists other images than the 6 given"):
-        embed_images(tmp_path / "in", out, workers=0, model="onnx:a.onnx")
+        embed_images(tmp_path / "in", out, workers=0, model=f"onnx:{network}")
+
+
+@pytest.mark.usefixtures("means")
+def test_descriptors_of_somebody_else_are_not_replaced(tmp_path):
+    photographs(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dlib.npy").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"dlib.npy is there already, and no dlib.json that says of what; give"):
+        embed_images(tmp_path / "in", tmp_path / "out", workers=0)
+    assert (tmp_path / "out" / "dlib.npy").read_bytes() == b"mine"
+    (tmp_path / "out" / "dlib.npy").unlink()
+    (tmp_path / "out" / "dlib.json").write_text("{")
+    with pytest.raises(InputError, match=r"dlib.json is damaged: .*; restore it, or remove .*dlib.npy, "):
+        embed_images(tmp_path / "in", tmp_path / "out", workers=0)
+
+
+@pytest.mark.usefixtures("means")
+def test_descriptors_that_were_removed_are_made_again(tmp_path):
+    photographs(tmp_path / "in", 2)
+    before = embed_images(tmp_path / "in", tmp_path / "out", workers=0).descriptor.read_bytes()
+    (tmp_path / "out" / "dlib.npy").unlink()
+    found = embed_images(tmp_path / "in", tmp_path / "out", workers=0)
+    assert not found.was_finished
+    assert found.descriptor.read_bytes() == before
+
+
+@pytest.mark.usefixtures("means")
+def test_a_model_is_one_processs_and_another_model_anothers(tmp_path, monkeypatch):
+    photographs(tmp_path / "in", 4)
+    out, forward, refused = tmp_path / "out", Means._forward, []
+
+    def second(self, inputs):
+        if not refused:  # while the first job is at work: the same model in another process, and another model here
+            refused.append(subprocess.run(other_process(tmp_path / "in", out), check=False, capture_output=True))
+            embed_images(tmp_path / "in", out, workers=0, model="efficientnet_lite0", device="cpu")
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Means, "_forward", second)
+    embed_images(tmp_path / "in", out, workers=0)
+    (line,) = refused[0].stderr.decode().splitlines()
+    assert refused[0].returncode == 2
+    assert "another process is embedding with dlib in" in line
+    assert DataLoader(descriptor_folder=out).names == ("dlib", "efficientnet_lite0")
+    np.testing.assert_array_equal(np.load(out / "dlib.npy"), np.load(out / "efficientnet_lite0.npy"))
+
+
+def other_process(images, out):
+    return [sys.executable, "-m", "toolkit", "faces", "embed", str(images), "--out", str(out)]
+
+
+@pytest.mark.usefixtures("means")
+def test_a_lock_ends_with_its_process(tmp_path):
+    photographs(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    out.mkdir()
+    code = (
+        "import fcntl, sys, time; lock = open(sys.argv[1], 'ab'); fcntl.flock(lock, fcntl.LOCK_EX); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(out / ".dlib.lock")], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(InputError, match="another process is embedding with dlib"):
+        embed_images(tmp_path / "in", out, workers=0)
+    other.kill()
+    other.communicate()
+    assert embed_images(tmp_path / "in", out, workers=0).n_images == 2
+
+
+@pytest.mark.usefixtures("means")
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    photographs(tmp_path / "in", 2)
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder.fcntl, "flock", no_locks)
+    embed_images(tmp_path / "in", tmp_path / "out", workers=0)
+    assert "out cannot be locked ([Errno 37] No locks available): start no second job" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("means")
+def test_files_that_are_not_called_as_images_are_passed_over_and_told(tmp_path, capsys):
+    photographs(tmp_path / "in", 2)
+    for name in ("a.HEIC", "b.heic", "README.txt", "noending", ".hidden", "c.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"no image")
+    (tmp_path / "in" / "out").mkdir()
+    coloured(3).save(tmp_path / "in" / "out" / "of_results.png")
+    found = embed_images(tmp_path / "in", tmp_path / "in" / "out", workers=0, reporter=Reporter())
+    assert (found.n_images, found.n_failed) == (3, 1)
+    told = capsys.readouterr().err
+    assert "4 files in" in told
+    assert "are passed over, their names are not those of images (2 .heic, 1 " in told
+    assert "1 without an ending" in told
+    (tmp_path / "list.csv").write_text("path\nin/noending\nin/a/00.png\n")  # what is listed is meant
+    found = embed_images(tmp_path / "list.csv", tmp_path / "listed", workers=0)
+    assert (found.n_images, found.n_failed) == (2, 1)
+
+
+@pytest.mark.usefixtures("means")
+def test_a_name_that_is_not_utf_8_costs_its_row(tmp_path):
+    photographs(tmp_path / "in", 2)
+    try:
+        (tmp_path / "in" / "\udcff.png").write_bytes(encoded(coloured(3)))
+    except OSError:
+        pytest.skip("the file system has no such names")
+    found = embed_images(tmp_path / "in", tmp_path / "out", workers=0, csv=tmp_path / "table.csv")
+    assert (found.n_images, found.n_failed) == (3, 1)
+    reasons = pd.read_csv(tmp_path / "out" / "quarantine_dlib.csv")
+    assert reasons.to_numpy().tolist() == [["\\udcff.png", "has a name that is not UTF-8; rename it"]]
+    assert DataLoader(["dlib"], tmp_path / "out").image_paths.tolist()[-1] == "\\udcff.png"
+    assert embed_images(tmp_path / "in", tmp_path / "out", workers=0).was_finished
+
+
+@pytest.mark.usefixtures("means")
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    photographs(tmp_path / "in", 2)
+    scandir = os.scandir
+
+    def denied(path):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=r"a folder of the images cannot be listed: .*Permission denied"):
+        embed_images(tmp_path / "in", tmp_path / "out", workers=0)
 
 
 @pytest.mark.usefixtures("means")
@@ -791,6 +958,21 @@ def test_on_a_gpu_threads_of_this_process_decode(tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.load(found.descriptor), expected)
     assert threading.current_thread() not in threads
     assert json.loads((tmp_path / "gpu" / "dlib.json").read_text())["device"] == "cuda"
+
+
+def test_all_processes_killed_again_and_again(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for i in range(40):
+        (tmp_path / "in" / f"{i}.png").write_bytes(encoded(coloured(i, (500, 700))) if i != 7 else b"no image")
+    model = f"onnx:{onnx_model(tmp_path / 'windows.onnx', ['n', 3, 8, 8])}"
+    monkeypatch.setattr(chunks, "CHUNK", 4)
+    embed_images(tmp_path / "in", tmp_path / "whole", model=model, device="cpu", workers=0)
+    out = tmp_path / "killed"
+    options = ["--model", model, "--device", "cpu", "--workers", 2, "--memory", "6GiB"]
+    command = ["faces", "embed", tmp_path / "in", "--out", out, *options]
+    kept = run_killed(command, out / ".onnx_windows" / ".parts", chunk=4)
+    assert 0 < kept[0] < kept[1] < 10
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_one_process_and_two_give_the_same_bytes(tmp_path, monkeypatch):

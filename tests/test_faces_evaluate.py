@@ -16,8 +16,8 @@ from sklearn import metrics
 from test_run import execute
 
 from toolkit.errors import InputError, MemoryBudgetError
-from toolkit.faces import evaluate as module
-from toolkit.faces.evaluate import evaluate_descriptors, evaluate_labels, match_paths, write_evaluation
+from toolkit.faces.evaluation import evaluate_descriptors, evaluate_labels, match_paths, write, write_evaluation
+from toolkit.faces.evaluation import pairs as module
 from toolkit.grid.finished import FinishedRun
 from toolkit.score import truth
 from toolkit.score.truth import confusions, match, verification, with_single_noise
@@ -224,7 +224,7 @@ def test_a_sample_is_said_and_near(rng, tmp_path, monkeypatch):
 def test_pairs_are_numbered_once_each(rng):
     codes = np.array([3, -1, 0, 3, 0, 3, 2])
     known = np.flatnonzero(codes >= 0)
-    same, different = module._kinds_of_pairs(codes, known)
+    same, different = module.kinds_of_pairs(codes, known)
     for kind, wanted in ((same, True), (different, False)):
         pairs = {
             tuple(sorted(pair))
@@ -608,7 +608,7 @@ def test_what_is_written_of_clusters(tmp_path):
 
 def test_a_picture_that_fails_leaves_nothing(rng, tmp_path, monkeypatch):
     found = evaluate_descriptors(saved(tmp_path / "d", *faces(rng)))
-    monkeypatch.setattr(module, "_roc_picture", lambda _: 1 / 0)
+    monkeypatch.setattr(write, "_roc_picture", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_evaluation(found, tmp_path / "out")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["d"]

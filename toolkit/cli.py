@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from toolkit.aggregate.verbs import cvae
 from toolkit.cli_options import ConfigFile, Debug, Device, Images, Memory, NoisyModel, Quiet, Seed, Strict
+from toolkit.distribute.verbs import cancel, resume, shard, submit
 from toolkit.errors import InputError, InterruptedRunError, ToolkitError
 from toolkit.faces.verbs import faces
 
@@ -29,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(faces, name="faces")
+app.add_typer(cvae, name="cvae")
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's UsageError, wherever this version of typer keeps it
@@ -64,15 +67,12 @@ def _execute(
 ) -> tuple[Outcome, MemoryBudget, Reporter]:
     """Run all stages of a configuration."""
     from toolkit.backend.device import choose_backend
-    from toolkit.config import load_config, parse_config
+    from toolkit.config import load_config, seeded
     from toolkit.grid.run import Run
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
 
-    loaded = load_config(config)
-    if seed is not None:
-        seeded = parse_config(loaded.identity() | {"seed": seed}, source="--seed")
-        loaded = seeded.model_copy(update={"descriptors": loaded.descriptors})  # with the images, which are no identity
+    loaded = seeded(load_config(config), seed)
     backend, reason = choose_backend(device, engine=loaded.engine, memory=memory)
     budget, reporter = MemoryBudget.resolve(memory), Reporter(quiet=quiet)
     job = Run(loaded, out, memory=budget, backend=backend, reason=reason, reporter=reporter, strict=strict)
@@ -121,8 +121,8 @@ def report(
 def plan(config: ConfigFile, memory: Memory = None, *, debug: Debug = False) -> None:
     """Print what CONFIG will compute: rows, bytes, predicted seconds and GiB per group; exit 2 if it cannot fit."""
     from toolkit.config import load_config
+    from toolkit.grid.fitter import open_loader
     from toolkit.grid.predict import check_memory, predict
-    from toolkit.grid.run import open_loader
     from toolkit.memory import MemoryBudget
     from toolkit.report.tables import plan_text
 
@@ -328,15 +328,73 @@ def label(
 
 
 @app.command()
+def aggregate(
+    labels: Annotated[
+        Path,
+        typer.Argument(metavar="LABELS", help="Folder of a finished run, or CSV with image paths and a column class."),
+    ],
+    images: Images = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; of a run, DIR/aggregates.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or id of a model of the run, or the column of the labels of a CSV.")
+    ] = None,
+    attributes: Annotated[
+        Path | None, typer.Option(help="CSV with image paths or names and columns of anything, or CelebA's list.")
+    ] = None,
+    fields: Annotated[
+        str | None, typer.Option(help="Attributes from file names: {id}_{born}_{year}; {person*} may hold a _.")
+    ] = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="faces.csv of `faces detect`: faces are aligned by its landmarks.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 128,
+    components: Annotated[int, typer.Option(help="Eigenfaces of each cluster.")] = 8,
+    memory: Memory = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Mean images, eigenfaces and occurrence of attributes of each cluster of LABELS."""
+    from toolkit.aggregate.build import aggregate_clusters
+    from toolkit.progress import Reporter
+
+    with _resumable():
+        found = aggregate_clusters(
+            labels,
+            images=images,
+            out=out,
+            model=model,
+            attributes=attributes,
+            fields=fields,
+            faces=faces,
+            size=size,
+            n_components=components,
+            memory=memory,
+            reporter=Reporter(quiet=quiet),
+        )
+    if not quiet:
+        print(found.text)
+
+
+@app.command()
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
     *,
     debug: Debug = False,
 ) -> None:
     """Print how far the run in DIR is."""
+    from toolkit.distribute.states import submission_text
     from toolkit.report.tables import status_text
 
     print(status_text(folder))
+    if submitted := submission_text(folder):
+        print(submitted)
+
+
+app.command()(submit)
+app.command()(resume)
+app.command()(cancel)
+app.command(hidden=True)(shard)
 
 
 @app.command()
@@ -348,12 +406,16 @@ def doctor(*, debug: Debug = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that a user can act on are one line, without a traceback."""
-    arguments = sys.argv[1:] or ["--help"]
+    """Run the command line."""
+    run_command(app, sys.argv[1:] or ["--help"], name="toolkit")
+
+
+def run_command(command: typer.Typer, arguments: list[str], *, name: str) -> None:
+    """Run a command and exit; errors that a user can act on are one line, without a traceback."""
     try:
-        sys.exit(app(arguments, standalone_mode=False))
+        sys.exit(command(arguments, standalone_mode=False))
     except _UsageError as error:
-        sys.exit(_fail(f"{error.format_message().rstrip('.')}; see toolkit --help", error.exit_code))
+        sys.exit(_fail(f"{error.format_message().rstrip('.')}; see {name} --help", error.exit_code))
     except typer.Abort:
         sys.exit(_fail("stopped", InterruptedRunError.exit_code))
     except (ToolkitError, OSError) as error:

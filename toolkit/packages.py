@@ -34,7 +34,7 @@ def import_package(module: str, *, pip: str, what: str) -> Any:
         ) from error
 
 
-def packaged_file(package: str, file: str, *, what: str, sha256: str | None = None) -> Path:
+def packaged_file(package: str, file: str, *, what: str, sha256: str | None = None, pip: str | None = None) -> Path:
     """Find a file that ships in a package, which is not imported: it may need others, or an older Python.
 
     Parameters
@@ -45,6 +45,8 @@ def packaged_file(package: str, file: str, *, what: str, sha256: str | None = No
         Needs it, for the error.
     sha256 : str, optional
         Of the file, where it is compared.
+    pip : str, optional
+        What to tell ``pip install``, by default the name of the package.
 
     Raises
     ------
@@ -53,12 +55,13 @@ def packaged_file(package: str, file: str, *, what: str, sha256: str | None = No
     InputError
         If the file is missing or not the one that is known.
     """
+    pip = pip or package
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(f"{what} needs the package {package}, which is missing: pip install {package}")
+        raise MissingPackageError(f"{what} needs the package {package}, which is missing: pip install {pip}")
     path = Path(spec.submodule_search_locations[0]) / file
     if not path.is_file():
-        raise InputError(f"{path} is missing; install it anew: pip install --force-reinstall {package}")
+        raise InputError(f"{path} is missing; install it anew: pip install --force-reinstall {pip}")
     if sha256 is None:
         return path
     with path.open("rb") as content:
@@ -66,6 +69,6 @@ def packaged_file(package: str, file: str, *, what: str, sha256: str | None = No
     if found != sha256:
         raise InputError(
             f"{path} has SHA-256 {found[:16]}..., allowed: {sha256[:16]}...; it is damaged or of another version: pip "
-            f"install --force-reinstall {package}"
+            f"install --force-reinstall {pip}"
         )
     return path

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import csv as csv_format
-import io
-import json
-import os
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
-from toolkit.atomic import atomic_file, remove_unfinished, write_text
-from toolkit.backend.cpu import ordered_map
-from toolkit.descriptors.cache import digest, write_npy_header
-from toolkit.descriptors.formats import open_npy
-from toolkit.descriptors.loader import read_paths
 from toolkit.errors import InputError
-from toolkit.faces.align import DLIB_5
-from toolkit.faces.chunks import CHUNK, Chunks, Part
-from toolkit.faces.models import CHIP_MARGIN, Choice, choose_model
-from toolkit.images.decode import decode
-from toolkit.images.source import ImageError, ImageSource, open_images
+from toolkit.faces.descriptor_files import (
+    DUPLICATES_FILE,
+    PATHS_FILE,
+    quarantine,
+    write_descriptor,
+    write_features,
+    write_paths,
+)
+from toolkit.faces.folder import Record, held
+from toolkit.faces.images import FACES_RECORD, has_chips, list_images
+from toolkit.faces.loaders import DALI, Share, choose_loader, open_loader
+from toolkit.faces.models import choose_model
+from toolkit.images.chunks import CHUNK, Chunks, Part
 from toolkit.memory import MemoryBudget, n_threads
 from toolkit.progress import Reporter, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from toolkit.faces.descriptor_files import Counts
+    from toolkit.faces.images import Images
+    from toolkit.faces.loaders import LoaderChoice
+    from toolkit.faces.models import Choice
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
-PATHS_FILE, DUPLICATES_FILE, FACES_FILE = "images_paths.csv", "duplicate_files.csv", "faces.csv"
-_FACES_RECORD, _CROP, _ALIGNED = "faces.json", "crop", "aligned"  # what `detect_faces` writes
-_ROW_BYTES = 1_000  # of a process, for each path it looks up, see `open_images`
+_ROW_BYTES = 1_200  # of a process, for each path it looks up, see `open_images`
 _IMAGE_BYTES = 256 << 20  # of a process, to decode: 12 megapixels
 _BATCH_BYTES = 16 << 20  # of a process, for each image that is in the network at once
-_CSV_ROWS = 256  # at a time
+_DALI_BYTES = 300 << 20  # of a process, for DALI itself
+_IDENTITY = ("model", "member", "weights", "preprocessing", "batch", "device")  # of `Choice.identity`
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Embedded:
         lines += [f"descriptor  {self.descriptor}", f"paths       {folder / PATHS_FILE}"]
         if self.n_failed:
             failed = f"{self.n_failed:,} without a descriptor, their rows are NaN"
-            lines.append(f"quarantine  {_quarantine(self.descriptor)}: {failed}")
+            lines.append(f"quarantine  {quarantine(self.descriptor)}: {failed}")
         if self.n_duplicates:
             lines.append(f"duplicates  {folder / DUPLICATES_FILE}: {self.n_duplicates:,} copies of earlier files")
         return "\n".join(lines)
@@ -98,6 +96,7 @@ def embed_images(
     memory: str | int | MemoryBudget | None = None,
     workers: int | None = None,
     csv: Path | None = None,
+    loader: str = "auto",
     reporter: Reporter | None = None,
 ) -> Embedded:
     """Write the descriptors of images, one row per image in the order of their paths.
@@ -106,7 +105,8 @@ def embed_images(
     ----------
     images : Path
         A folder, with its subfolders; a folder with a ``faces.csv`` of detected faces, whose crops are taken; a zip
-        archive; or a CSV with a path per row, as seen from the current folder or from the CSV's.
+        archive; or a CSV with a path per row, see `toolkit.faces.images.list_images`. Files that are not called as
+        images are passed over, and counted.
     out : Path
         Folder, made if it is missing, of ``MODEL.npy`` (float32), ``MODEL.json`` (what it was made of and with),
         ``images_paths.csv``, and, where there are any, ``quarantine_MODEL.csv`` (path, reason) and
@@ -119,7 +119,11 @@ def embed_images(
         Processes at most, by default as many as there are processors; 0 works in this one. On a GPU it is always
         this one, and they are threads that read and decode.
     csv : Path, optional
-        Also write a table ``filename,features``, the numbers of an image in one cell.
+        Also write a table ``filename,features``, the numbers of an image in one cell with commas between them; images
+        without a descriptor are left out.
+    loader : {"auto", "pillow", "dali"}
+        What decodes and resizes; auto is DALI where it is installed and the network is on a GPU and sees whole images.
+        Which it was, why, and what DALI left to Pillow is in ``MODEL.json``. Results differ within rounding.
     reporter : Reporter, optional
 
     Returns
@@ -130,9 +134,10 @@ def embed_images(
     Raises
     ------
     InputError
-        If there are no images, `out` holds other images or other descriptors of this name, or an option is wrong.
+        If there are no images, `out` holds other images or other descriptors of this name, another process makes
+        them now, or an option is wrong.
     MissingPackageError
-        Without the package of the model.
+        Without the package of the model or of the loader.
     MemoryBudgetError
         If not even one process fits.
     WorkerDiedError
@@ -155,217 +160,131 @@ def embed_images(
         batch=batch,
         device=device,
     )
-    found = list_images(images)
-    if found.n_passed_over:
-        reporter.say(f"{found.n_passed_over:,} files in {images} are passed over: their names are not those of images")
+    chosen = choose_loader(loader, choice)
+    found = list_images(images, beside=out, crops=True)
+    found.tell_passed_over(reporter)
     if found.are_faces and choice.card.for_faces is False:
         reporter.warn(f"{choice.name} does not tell faces apart: use its descriptors of faces for nothing but images")
-    _check_out(out, found, csv)
-    with found.open() as source:
-        identity = [choice.identity(), found.identity(source)]
-    job = _Job(out, choice, found, digest(identity))
-    was_finished = job.is_finished()
-    if not was_finished:
-        out.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(out)
-        _embed(job, identity, MemoryBudget.resolve(memory), workers, reporter)
-    job.remove_chunks()
-    if csv is not None:
-        _write_features(csv, job.descriptor, found.paths, MemoryBudget.resolve(memory))
-    record = json.loads(job.record.read_text(encoding="utf-8"))
-    return Embedded(
-        choice.name,
-        job.descriptor,
-        len(found.paths),
-        record["dimensions"],
-        record["n_failed"],
-        record["n_duplicates"],
-        time.monotonic() - started,
-        was_finished,
-    )
+    if found.are_faces and choice.card.chips and not has_chips(images / FACES_RECORD, *choice.card.chips):
+        reporter.warn(f"{choice.name} was trained on faces that are aligned otherwise: {choice.card.preprocessing}")
+    _check_out(out, csv)
+    job = _Job(out, choice, chosen, found, MemoryBudget.resolve(memory), workers, reporter)
+    with held(out, f"embedding with {choice.name}", lock=f".{choice.name}.lock", reporter=reporter):
+        facts = job.claim()
+        was_finished = facts is not None
+        if facts is None:
+            facts = job.run()
+        job.remove_chunks()
+        if csv is not None:
+            write_features(csv, job.descriptor, found.names, job.budget)
+    return Embedded(choice.name, job.descriptor, seconds=time.monotonic() - started, was_finished=was_finished, **facts)
 
 
-# Which images there are
-@dataclass(frozen=True)
-class Images:
-    """Images in the order of the rows; it can be sent to another process.
-
-    Attributes
-    ----------
-    paths : ndarray (n_images,) of str
-        Below the folder, in the archive, or as a CSV has them.
-    where, folders : Path or None, tuple of Path
-        Where they are, see `toolkit.images.source.open_images`.
-    is_aligned : ndarray (n_images,) of bool
-        Whether the image is a face as dlib's network takes it, if its size is right.
-    are_faces : bool
-        Whether they are known to be faces.
-    n_passed_over : int
-        Files beside them whose names are not those of images.
-    """
-
-    paths: np.ndarray
-    where: Path | None
-    folders: tuple[Path, ...]
-    is_aligned: np.ndarray
-    are_faces: bool = False
-    n_passed_over: int = 0
-
-    def open(self) -> ImageSource:
-        """Open the images, to be read one by one."""
-        return open_images(self.paths, self.where, *self.folders)
-
-    def identity(self, source: ImageSource) -> str:
-        """Return what stands for the images: their paths, sizes and times, and which are aligned."""
-        stamps = [source.stamp(row) for row in range(len(self.paths))]
-        return digest(self.paths.tolist(), stamps, np.flatnonzero(self.is_aligned).tolist())
-
-
-def list_images(images: Path) -> Images:
-    """List the images of a folder, a folder of detected faces, a zip archive, or a CSV of paths.
-
-    Raises
-    ------
-    InputError
-        If there are none.
-    """
-    if images.is_dir():
-        table = images / FACES_FILE
-        found = _of_faces(table) if table.is_file() else _plain(_below(images), images)
-    elif images.is_file() and zipfile.is_zipfile(images):
-        with zipfile.ZipFile(images) as archive:
-            names = dict.fromkeys(info.filename for info in archive.infolist() if not info.is_dir())
-        found = _plain(names, images)
-    elif images.is_file() and images.suffix.lower() == ".csv":
-        paths = read_paths(images)
-        found = Images(paths, None, (images.parent,), np.zeros(len(paths), bool))
-    else:
-        what = "is no zip archive and no CSV" if images.is_file() else "does not exist"
-        raise InputError(f"images {images} {what}; allowed: a folder, a zip archive, a CSV with a path per row")
-    if not len(found.paths):
-        raise InputError(f"images {images} holds no image; their names end in {' '.join(IMAGE_SUFFIXES)}")
-    try:
-        "\n".join(found.paths.tolist()).encode()
-    except UnicodeEncodeError as error:
-        name = error.object[max(error.start - 40, 0) : error.end]
-        raise InputError(f"the name of image ...{name!a} is no UTF-8; rename it") from error
-    return found
-
-
-def _plain(names: Iterable[str], where: Path) -> Images:
-    shown = [name for name in names if not any(map(_is_hidden, name.split("/")))]
-    paths = np.array(sorted(name for name in shown if name.lower().endswith(IMAGE_SUFFIXES)), dtype=np.str_)
-    return Images(paths, where, (), np.zeros(len(paths), bool), n_passed_over=len(shown) - len(paths))
-
-
-def _is_hidden(part: str) -> bool:
-    """Whether a part of a path says that what is there is of a program, not of a person."""
-    return (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX"
-
-
-def _below(folder: Path) -> Iterator[str]:
-    for inside, _, names in os.walk(folder):
-        start = Path(inside).relative_to(folder).as_posix()
-        yield from (name if start == "." else f"{start}/{name}" for name in names)
-
-
-def _of_faces(table: Path) -> Images:
-    """Read which crops there are, and which of them dlib's network takes as they are."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv_format.DictReader(file)
-        if missing := {_CROP, _ALIGNED} - set(rows.fieldnames or ()):
-            raise InputError(
-                f"{table} has no column {' and '.join(sorted(missing))}; it is not a table of detected faces: give a "
-                f"folder of images without it"
-            )
-        crops = [(row[_CROP], row[_ALIGNED] == "true") for row in rows]
-    paths = np.array([crop for crop, _ in crops], dtype=np.str_)
-    is_aligned = np.array([aligned for _, aligned in crops], bool) & _has_chips(table.with_name(_FACES_RECORD))
-    return Images(paths, table.parent, (), is_aligned, are_faces=True)
-
-
-def _has_chips(record: Path) -> bool:
-    """Whether faces were aligned as dlib's network was trained: by its own landmarks, with its own margin."""
-    try:
-        job = json.loads(record.read_text(encoding="utf-8"))["job"]
-        return bool(job["landmarks"] == DLIB_5 and job["margin"] == CHIP_MARGIN)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _check_out(out: Path, found: Images, csv: Path | None) -> None:
+def _check_out(out: Path, csv: Path | None) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder for the descriptors")
     if csv is not None and csv.resolve().parent == out.resolve():
         raise InputError(f"{csv} would be read as one more descriptor in {out}; give it a place in another folder")
-    listed = out / PATHS_FILE
-    if listed.exists() and not np.array_equal(read_paths(listed), found.paths):
-        raise InputError(
-            f"{listed} lists other images than the {len(found.paths):,} given; descriptors in one folder are of the "
-            f"same images: give another folder"
-        )
 
 
-# The work
 class _Job:
-    """Where the files of a job are."""
+    """A job, and where its files are."""
 
-    def __init__(self, out: Path, choice: Choice, images: Images, key: str) -> None:
-        self.out, self.choice, self.images, self.key = out, choice, images, key
-        self.descriptor, self.record = out / f"{choice.name}.npy", out / f"{choice.name}.json"
-        self.unfinished = out / f".{choice.name}"
+    def __init__(
+        self,
+        out: Path,
+        choice: Choice,
+        loader: LoaderChoice,
+        images: Images,
+        budget: MemoryBudget,
+        workers: int | None,
+        reporter: Reporter,
+    ) -> None:
+        self.out, self.choice, self.loader, self.images = out, choice, loader, images
+        self.budget, self.workers, self.reporter = budget, workers, reporter
+        self.descriptor, self.unfinished = out / f"{choice.name}.npy", out / f".{choice.name}"
+        path = out / f"{choice.name}.json"
+        made = f"{self.descriptor}, {path} and {self.unfinished}"
+        self.record = Record(path, holds=f"descriptors ({choice.name})", made=made)
+        self.identity = dict(zip(_IDENTITY, choice.identity(), strict=True))
+        self.identity |= {"loader": loader.name, "images": images.identity()}
 
-    def is_finished(self) -> bool:
-        """Whether the descriptors are there.
+    def claim(self) -> dict[str, Any] | None:
+        """Begin the job or go on with it; return what it made if it is finished.
 
         Raises
         ------
         InputError
-            If those that are there are others.
+            If the folder is of other images, or holds another descriptor of this name.
         """
-        if not self.descriptor.exists():
-            return False
-        try:
-            key = json.loads(self.record.read_text(encoding="utf-8"))["job"]
-        except (OSError, ValueError, KeyError, TypeError):
-            key = None
-        if key != self.key:
+        if self.descriptor.exists() and not self.record.path.exists():
             raise InputError(
-                f"{self.descriptor} is there already, of other images, weights or options; give another folder, or "
-                f"remove it"
+                f"{self.descriptor} is there already, and no {self.record.path.name} that says of what; give another "
+                f"folder, or remove it"
             )
-        return True
+        # Jobs of two models that begin at once agree on the images.
+        with held(self.out, "listing images", lock=".lock", waits=True, reporter=self.reporter):
+            write_paths(self.out, self.images.names)
+        facts = self.record.claim(self.identity)
+        return facts if self.descriptor.exists() else None
+
+    def run(self) -> dict[str, Any]:
+        """Embed what is missing and write the files; return what was made."""
+        embedder = self.choice.open()  # what is wrong with weights and packages is said before processes start
+        n_images = len(self.images.paths)
+        make, n_processes = self._plan()
+        if self.loader.name == DALI:
+            open_loader(DALI, self.images, embedder, make.share, device=self.choice.device)
+        chunks = Chunks(self.unfinished, self.identity, n_images, reporter=self.reporter)
+        chunks.run(f"{self.choice.name}: images embedded", make, workers=n_processes)
+        facts = {"n_images": n_images, "dimensions": embedder.dimensions}
+
+        def finish(counts: Counts) -> None:
+            facts.update(n_failed=counts.n_failed, n_duplicates=counts.n_duplicates)
+            self.record.finish(self.identity, facts, **self._told(counts))
+
+        write_descriptor(self.descriptor, chunks, self.images.names, embedder.dimensions, finish=finish)
+        chunks.remove()
+        return facts
 
     def remove_chunks(self) -> None:
         """Remove the folder of the chunks, if there is one."""
         if self.unfinished.exists():
             self.unfinished.rmdir()
 
+    def _plan(self) -> tuple[_Make, int]:
+        """Return what each process makes, and how many processes the budget allows (0: this one)."""
+        n_images, choice, budget = len(self.images.paths), self.choice, self.budget
+        wanted = n_threads() if self.workers is None else self.workers
+        dali = _DALI_BYTES if self.loader.name == DALI else 0
+        if choice.device == "cuda":
+            budget.require(_IMAGE_BYTES + dali, "decoding one image")
+            n_decoding = min(max(wanted, 1), max((budget.free - dali) // _IMAGE_BYTES, 1))
+            share = Share((budget.free - dali) // n_decoding, n_decoding)
+            return _Make(self.images, choice, self.loader.name, share), 0
+        own = choice.card.process_bytes + _BATCH_BYTES * choice.batch + _ROW_BYTES * n_images
+        needed = _IMAGE_BYTES + dali + (own if wanted else 0)
+        budget.require(needed, f"a process with the model {choice.name}")
+        n_processes = min(wanted, budget.free // needed, -(-n_images // CHUNK))
+        share = Share(budget.free // max(n_processes, 1) - dali - (own if wanted else 0), 0)
+        return _Make(self.images, choice, self.loader.name, share), n_processes
 
-def _embed(job: _Job, identity: Any, budget: MemoryBudget, workers: int | None, reporter: Reporter) -> None:
-    n_images, choice = len(job.images.paths), job.choice
-    dimensions = choice.open().dimensions  # what is wrong with weights and packages is said before processes start
-    chunks = Chunks(job.unfinished, identity, n_images, reporter=reporter)
-    make, n_processes = _plan(job, budget, workers)
-    chunks.run(f"{choice.name}: images embedded", make, workers=n_processes)
-    _finish(job, chunks, dimensions)
-    chunks.remove()
-
-
-def _plan(job: _Job, budget: MemoryBudget, workers: int | None) -> tuple[_Make, int]:
-    """Return what each process makes, and how many processes the budget allows (0: this one)."""
-    n_images, choice = len(job.images.paths), job.choice
-    wanted = n_threads() if workers is None else workers
-    if choice.device == "cuda":
-        budget.require(_IMAGE_BYTES, "decoding one image")
-        n_decoding = min(max(wanted, 1), budget.free // _IMAGE_BYTES)
-        return _Make(job.images, choice, budget.free // n_decoding, n_decoding), 0
-    own = choice.card.process_bytes + _BATCH_BYTES * choice.batch + _ROW_BYTES * n_images
-    needed = _IMAGE_BYTES + (own if wanted else 0)
-    budget.require(needed, f"a process with the model {choice.name}")
-    n_processes = min(wanted, budget.free // needed, -(-n_images // CHUNK))
-    share = budget.free // max(n_processes, 1) - (own if wanted else 0)
-    return _Make(job.images, choice, share, 0), n_processes
+    def _told(self, counts: Counts) -> dict[str, Any]:
+        """Return what is to be known of the descriptors beside what decides them."""
+        choice = self.choice
+        weights = choice.weights or (choice.member if choice.card.name == "onnx:PATH" else None)
+        return {
+            "model": choice.card.name.replace("PATH", choice.member).replace("NAME", choice.member),
+            "source": choice.card.source,
+            "licence": choice.card.licence,
+            "weights": str(weights) if weights else f"SHA-256 {choice.card.sha256}",
+            "preprocessing": choice.preprocessing or choice.card.preprocessing,
+            "batch": choice.batch,
+            "device": choice.device,
+            "loader": self.loader.name,
+            "loader_reason": self.loader.reason,
+            "by_pillow": counts.by_pillow,
+        }
 
 
 @dataclass(frozen=True)
@@ -374,8 +293,8 @@ class _Make:
 
     images: Images
     choice: Choice
-    most_bytes: int  # that decoding an image may take
-    n_decoding: int  # threads; 0: this one
+    loader: str
+    share: Share
 
     def __call__(self) -> _Worker:
         return _Worker(self)
@@ -385,106 +304,24 @@ class _Worker:
     """Embeds chunks of images."""
 
     def __init__(self, made: _Make) -> None:
-        self.made, self.source, self.embedder = made, made.images.open(), made.choice.open()
+        self.embedder = made.choice.open()
+        self.loader = open_loader(made.loader, made.images, self.embedder, made.share, device=made.choice.device)
 
     def __call__(self, chunk: range) -> Part:
-        """Return a line (digest, reason) and a row for each image."""
-        prepared = list(ordered_map(self._prepare, chunk, workers=self.made.n_decoding))
+        """Return a line and a row for each image; each batch is embedded while the next is read."""
         rows = np.full((len(chunk), self.embedder.dimensions), np.nan, np.float32)
-        there = [i for i, (_, seen) in enumerate(prepared) if seen is not None]
-        rows[there] = self.embedder.embed([seen for _, seen in prepared if seen is not None])
-        return Part([line for line, _ in prepared], rows)
+        lines: list[dict[str, str]] = []
+        waiting: dict[int, Any] = {}
+        for i, (line, seen) in enumerate(self.loader.stream(chunk)):
+            lines.append(line._asdict())
+            if seen is not None:
+                waiting[i] = seen
+            if len(waiting) == self.embedder.batch:
+                self._embed(waiting, rows)
+        self._embed(waiting, rows)
+        return Part(lines, rows)
 
-    def _prepare(self, row: int) -> tuple[dict[str, str], np.ndarray | None]:
-        """Return the digest of an image's file or the reason why there is none, and what the network sees."""
-        line = {"digest": "", "reason": ""}
-        try:
-            data = self.source.read(row)
-            line["digest"] = xxhash.xxh3_128_hexdigest(data)
-            image = np.asarray(decode(data, most_bytes=self.made.most_bytes))
-            return line, self.embedder.prepare(image, is_aligned=bool(self.made.images.is_aligned[row]))
-        except ImageError as error:
-            line["reason"] = str(error)
-            return line, None
-
-
-# The files
-def _finish(job: _Job, chunks: Chunks, dimensions: int) -> None:
-    """Write the files; the descriptors appear last, so that what is there is finished."""
-    paths = job.images.paths.tolist()
-    digests: list[str] = []
-    failed: list[tuple[str, str]] = []
-    with atomic_file(job.descriptor) as file:
-        write_npy_header(file, (len(paths), dimensions), np.dtype("<f4"))
-        for part in chunks.parts():
-            assert part.array is not None  # noqa: S101 (for the type checker: `_Worker` gives one)
-            file.write(part.array.astype("<f4", copy=False).tobytes())
-            for line in part.lines:
-                if line["reason"]:
-                    failed.append((paths[len(digests)], line["reason"]))
-                digests.append(line["digest"])
-        if not (job.out / PATHS_FILE).exists():
-            _write_table(job.out / PATHS_FILE, ("path",), ([path] for path in paths))
-        copies = _copies(paths, digests)
-        _write_list(_quarantine(job.descriptor), ("path", "reason"), failed)
-        _write_list(job.out / DUPLICATES_FILE, ("path", "same_as"), copies)
-        record = _record(job) | {"dimensions": dimensions, "n_failed": len(failed), "n_duplicates": len(copies)}
-        write_text(job.record, json.dumps(record, indent=1) + "\n")
-
-
-def _record(job: _Job) -> dict[str, Any]:
-    choice = job.choice
-    weights = choice.weights or (choice.member if choice.card.name == "onnx:PATH" else None)
-    return {
-        "job": job.key,
-        "model": choice.card.name.replace("PATH", choice.member).replace("NAME", choice.member),
-        "source": choice.card.source,
-        "licence": choice.card.licence,
-        "weights": str(weights) if weights else f"SHA-256 {choice.card.sha256}",
-        "preprocessing": choice.preprocessing or choice.card.preprocessing,
-        "batch": choice.batch,
-        "device": choice.device,
-        "n_images": len(job.images.paths),
-    }
-
-
-def _quarantine(descriptor: Path) -> Path:
-    return descriptor.parent / f"quarantine_{descriptor.stem}.csv"
-
-
-def _copies(paths: Sequence[str], digests: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (path, the first path whose file has the same bytes)."""
-    first: dict[str, str] = {}
-    pairs = [(path, first.setdefault(name, path)) for path, name in zip(paths, digests, strict=True) if name]
-    return [(path, same) for path, same in pairs if path != same]
-
-
-def _write_list(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table if there is anything to write; without, an earlier one goes."""
-    if rows:
-        _write_table(path, header, rows)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    text = io.StringIO()
-    writer = csv_format.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def _write_features(csv: Path, descriptor: Path, paths: np.ndarray, budget: MemoryBudget) -> None:
-    """Write ``filename,features``, a block of rows at a time."""
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(csv) as file:
-        file.write(b"filename,features\n")
-        start = 0
-        for window in open_npy(descriptor, budget).windows(_CSV_ROWS):
-            text = io.StringIO()
-            writer = csv_format.writer(text, lineterminator="\n")
-            named = zip(paths[start : start + len(window)].tolist(), window.tolist(), strict=True)
-            writer.writerows((path, str(row)) for path, row in named)
-            file.write(text.getvalue().encode())
-            start += len(window)
+    def _embed(self, waiting: dict[int, Any], rows: np.ndarray) -> None:
+        if waiting:
+            rows[list(waiting)] = self.embedder.embed(list(waiting.values()))
+            waiting.clear()

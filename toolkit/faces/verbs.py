@@ -27,9 +27,13 @@ def detect(
     images: ImageSet,
     out: Annotated[Path, typer.Option(help="Folder for crops/, faces.csv, quarantine.csv; an unfinished job goes on.")],
     detector: Annotated[
-        str, typer.Option(help="dlib-hog, dlib-mmod, haar, haar-strict (minNeighbors 45) or yunet.")
-    ] = "dlib-hog",
-    weights: Weights = None,
+        str | None,
+        typer.Option(
+            help="dlib-hog, dlib-mmod, haar, haar-strict (minNeighbors 45), mtcnn or yunet; by default dlib-hog, or "
+            "mtcnn where dlib is not installed."
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the detector: a file, of mtcnn a folder.")] = None,
     size: Annotated[int, typer.Option(help="Pixels of a side of a crop.")] = 150,
     margin: Annotated[float, typer.Option(help="Around the face, as a share of it.")] = 0.25,
     min_size: Annotated[float, typer.Option(help="Pixels of a face.")] = 20,
@@ -71,13 +75,16 @@ def embed(
     out: Annotated[Path, typer.Option(help="Folder of descriptors for `toolkit run`; an unfinished job goes on.")],
     model: Annotated[
         str,
-        typer.Option(help="dlib, efficientnet_lite0, inception_resnet_v1, vggface_resnet50, onnx:PATH or timm:NAME."),
+        typer.Option(help="One of `toolkit faces models`, for instance dlib, vggface_resnet50 or onnx:PATH."),
     ] = "dlib",
     weights: Weights = None,
     preprocessing: Annotated[str | None, typer.Option(help="Of onnx:PATH: arcface, imagenet or none.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images that the network sees at once.", min=1)] = None,
     csv: Annotated[Path | None, typer.Option(help="Also write a CSV `filename,features`.")] = None,
     device: Device = "auto",
+    loader: Annotated[
+        str, typer.Option(help="What decodes: pillow, dali, or auto: DALI on a GPU where it is installed.")
+    ] = "auto",
     memory: Memory = None,
     workers: Workers = None,
     *,
@@ -103,6 +110,101 @@ def embed(
         memory=memory,
         workers=workers,
         csv=csv,
+        loader=loader,
+        reporter=Reporter(quiet=quiet),
+    )
+    if not quiet:
+        print(found.text)
+
+
+@faces.command()
+def models(*, debug: Debug = False) -> None:
+    """List the models of `embed` as a Markdown table."""
+    from toolkit.faces.models import model_table
+
+    print(model_table())
+
+
+@faces.command()
+def attributes(
+    images: ImageSet,
+    weights: Annotated[Path, typer.Option(help="best.pt of `train-attributes`, or a Keras file of the predecessor.")],
+    out: Annotated[Path, typer.Option(help="Folder for attributes.csv; an unfinished job goes on.")],
+    batch: Annotated[int | None, typer.Option(help="Images that the network sees at once.", min=1)] = None,
+    device: Device = "auto",
+    memory: Memory = None,
+    workers: Workers = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Tell which attributes faces have (glasses, a smile, ...): a probability for each, per image."""
+    from toolkit.faces.attributes.predict import predict_attributes
+    from toolkit.progress import Reporter
+
+    found = predict_attributes(
+        images,
+        out,
+        weights=weights,
+        batch=batch,
+        device=device,
+        memory=memory,
+        workers=workers,
+        reporter=Reporter(quiet=quiet),
+    )
+    if not quiet:
+        print(found.text)
+
+
+@faces.command()
+def train_attributes(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder or zip archive of the listed images.")],
+    listed: Annotated[
+        Path, typer.Option("--attributes", help="list_attr_celeba.txt, or a CSV: which attributes each image has.")
+    ],
+    partition: Annotated[
+        Path, typer.Option(help="list_eval_partition.txt, or a CSV: 0 training, 1 validation, 2 test.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for best.pt and tables; an unfinished training goes on.")],
+    backbone: Annotated[
+        Path | None, typer.Option(help="State dict of torchvision's mobilenet_v2, to start from.")
+    ] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="Wanted; may be given several times.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Not wanted; by default Attractive, Blurry and Pale_Skin.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Times that each image is seen.", min=1)] = 8,
+    batch: Annotated[int, typer.Option(help="Images of a step.", min=2)] = 64,
+    learning_rate: Annotated[float, typer.Option(help="At the start; it falls as a cosine.")] = 1e-3,
+    image_size: Annotated[int, typer.Option(help="Pixels of a side that the network sees.")] = 224,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0,
+    memory: Memory = None,
+    workers: Workers = None,
+    *,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network to tell attributes of faces, from data in the form of CelebA."""
+    from toolkit.faces.attributes import train
+    from toolkit.progress import Reporter
+
+    found = train.train_attributes(
+        images,
+        out,
+        attributes=listed,
+        partition=partition,
+        backbone=backbone,
+        names=attribute or (),
+        without=without or (),
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        image_size=image_size,
+        device=device,
+        seed=seed,
+        memory=memory,
+        workers=workers,
         reporter=Reporter(quiet=quiet),
     )
     if not quiet:
@@ -130,7 +232,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Compare a descriptor (pairs: same or not) or a clustering with known identities."""
-    from toolkit.faces.evaluate import (
+    from toolkit.faces.evaluation import (
         DescriptorEvaluation,
         LabelEvaluation,
         evaluate_descriptors,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from toolkit.backend.device import choose_backend
 from toolkit.descriptors.cache import file_digest
 from toolkit.errors import InputError, unknown
+from toolkit.faces.align import ARCFACE_5
 from toolkit.faces.models.preprocessing import PREPROCESSINGS
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 CHIP_MARGIN = 0.25  # around an aligned face, as dlib's network was trained
 _MIB = 1 << 20
+_ONNX = ("onnx", "arcface-onnx")  # computed by onnxruntime
 _USUAL_BATCH = 8  # images; larger ones are slower on a CPU, whose caches they leave
 
 
@@ -43,6 +45,10 @@ class ModelCard:
         Whether its descriptors tell faces apart; None: the file decides.
     non_commercial : bool
         Whether the usual weights may not be used commercially; they must be accepted.
+    whole_image : bool
+        Whether it sees the whole image at one size, rather than looking for a face in it.
+    chips : tuple of str and float, or None
+        Landmarks and margin of the aligned faces that it was trained on, if it takes each crop as it is.
     process_bytes : int
         That a process with the network takes on a CPU, measured, images apart.
     """
@@ -57,7 +63,26 @@ class ModelCard:
     offline: bool = False
     for_faces: bool | None = None
     non_commercial: bool = False
+    chips: tuple[str, float] | None = None
+    whole_image: bool = True
     process_bytes: int = 500 * _MIB
+
+
+def _vggface(name: str, network: str, *, keras: str, pytorch: str) -> ModelCard:
+    return ModelCard(
+        name,
+        dimensions=2048,
+        input_size=224,
+        preprocessing="resized to 224 x 224 (bilinear), x - (131.0912, 103.8827, 91.4953), BGR",
+        source=(
+            f"{network} of VGGFace2 (Cao et al. 2018); weights: rcmalli_vggface_tf_notop_{keras}.h5 of keras-vggface, "
+            f"or {pytorch} of cydonia999/VGGFace2-pytorch, its arrays saved as tensors"
+        ),
+        licence="the faces it was trained on (VGGFace2) are for research only",
+        for_faces=True,
+        non_commercial=True,
+        process_bytes=600 * _MIB,
+    )
 
 
 MODELS = {
@@ -77,6 +102,7 @@ MODELS = {
             sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
             offline=True,
             for_faces=True,
+            whole_image=False,
             process_bytes=200 * _MIB,
         ),
         ModelCard(
@@ -97,28 +123,53 @@ MODELS = {
             "inception_resnet_v1",
             dimensions=512,
             input_size=160,
-            preprocessing="resized to 160 x 160 (bilinear), (x - 127.5) / 128, RGB; unit length",
+            preprocessing=(
+                "resized to 160 x 160 (bilinear), (x - 127.5) / 128, RGB; with weights of 128 numbers each image has "
+                "mean 0 and deviation 1; unit length"
+            ),
             source=(
                 "Inception-ResNet-v1 (Szegedy et al. 2016) as in facenet; weights: the state dict of facenet-pytorch, "
-                "20180402-114759-vggface2.pt or 20180408-102900-casia-webface.pt"
+                "20180402-114759-vggface2.pt or 20180408-102900-casia-webface.pt, or a Keras file, facenet_keras.h5 "
+                "(128 numbers)"
             ),
-            licence="MIT; the faces it was trained on (VGGFace2, CASIA-WebFace) are for research only",
+            licence="MIT; the faces it was trained on (VGGFace2, CASIA-WebFace, MS-Celeb-1M) are for research only",
             for_faces=True,
             non_commercial=True,
         ),
+        _vggface("vggface_resnet50", "ResNet50", keras="resnet50", pytorch="resnet50_ft or resnet50_scratch"),
+        _vggface("vggface_senet50", "SE-ResNet50", keras="senet50", pytorch="senet50_ft or senet50_scratch"),
         ModelCard(
-            "vggface_resnet50",
-            dimensions=2048,
-            input_size=224,
-            preprocessing="resized to 224 x 224 (bilinear), x - (131.0912, 103.8827, 91.4953), BGR",
-            source=(
-                "SE-ResNet50 of VGGFace2 (Cao et al. 2018); weights: senet50_ft of cydonia999/VGGFace2-pytorch, its "
-                "arrays saved as tensors"
+            "arcface-onnx",
+            dimensions=512,
+            input_size=112,
+            preprocessing=(
+                "resized to 112 x 112 (bilinear), (x - 127.5) / 127.5, RGB; it was trained on faces aligned by the "
+                "centres of the eyes, the nose and the corners of the mouth, without margin, as toolkit faces detect "
+                "makes them with --detector yunet --size 112 --margin 0"
             ),
-            licence="the faces it was trained on (VGGFace2) are for research only",
+            source=(
+                "ArcFace (Deng et al. 2019); weights: the ONNX file of a recognition model of InsightFace, for "
+                "instance w600k_r50.onnx of the pack buffalo_l"
+            ),
+            licence="the models of InsightFace are for non-commercial research only",
             for_faces=True,
             non_commercial=True,
-            process_bytes=600 * _MIB,
+            chips=(ARCFACE_5, 0.0),
+        ),
+        ModelCard(
+            "mobilenet_v2_attributes",
+            dimensions=None,
+            input_size=None,
+            preprocessing=(
+                "resized to what the file says (bilinear); (x / 255 - mean) / deviation of ImageNet, or, with Keras "
+                "weights, x / 255; RGB"
+            ),
+            source=(
+                "MobileNetV2 (Sandler et al. 2018) with a head for attributes, of which the probabilities are the "
+                "descriptor; weights: best.pt of toolkit faces train-attributes, or a Keras file, "
+                "weights-FC37-MobileNetV2-0.92.hdf5"
+            ),
+            licence="that of the weights; CelebA is for non-commercial research only",
         ),
         ModelCard(
             "onnx:PATH",
@@ -199,7 +250,7 @@ class Choice:
             from toolkit.faces.models.dlib_resnet import DlibEmbedder
 
             return DlibEmbedder(self)
-        if family == "onnx":
+        if family in _ONNX:
             from toolkit.faces.models.onnx_file import OnnxEmbedder
 
             return OnnxEmbedder(self)
@@ -214,10 +265,14 @@ class Choice:
             from toolkit.faces.models.inception_resnet_v1 import open_inception_resnet_v1
 
             return open_inception_resnet_v1(self)
-        if family == "vggface_resnet50":
-            from toolkit.faces.models.vggface_resnet50 import open_vggface_resnet50
+        if family in ("vggface_resnet50", "vggface_senet50"):
+            from toolkit.faces.models.vggface import open_vggface
 
-            return open_vggface_resnet50(self)
+            return open_vggface(self)
+        if family == "mobilenet_v2_attributes":
+            from toolkit.faces.attributes.embedder import open_attributes
+
+            return open_attributes(self)
         from toolkit.faces.models.timm_model import open_timm
 
         return open_timm(self)
@@ -239,7 +294,8 @@ def choose_model(
     name : str
         Of `MODELS`; a family with its member, for instance ``onnx:w600k_r50.onnx``.
     weights : Path, optional
-        A state dict of PyTorch, for models whose weights ship in no package.
+        For models whose weights ship in no package: a state dict of PyTorch, a Keras file, or an ONNX file; the card
+        of the model says which.
     accept_licence : bool
         Whether terms that exclude commercial use are accepted.
     preprocessing : {"arcface", "imagenet", "none"}, optional
@@ -302,6 +358,18 @@ def make_embedder(
     ).open()
 
 
+def model_table() -> str:
+    """Return the models as a Markdown table."""
+    lines = ["| model | numbers | pixels | works offline | licence | network and weights |", f"|{'---|' * 6}"]
+    for card in MODELS.values():
+        side = f"{card.input_size} x {card.input_size}" if card.input_size else "of the file"
+        offline = "yes" if card.offline else "with its file" if card.name == "onnx:PATH" else "with `--weights`"
+        licence = f"{card.licence}{'; `--accept-licence`' if card.non_commercial else ''}"
+        numbers = f"{card.dimensions:,}" if card.dimensions else "of the file"
+        lines.append(f"| `{card.name}` | {numbers} | {side} | {offline} | {licence} | {card.source} |")
+    return "\n".join(lines)
+
+
 def _find(name: str) -> tuple[ModelCard, str]:
     family, colon, member = name.partition(":")
     card = next((card for known, card in MODELS.items() if known.partition(":")[:2] == (family, colon)), None)
@@ -322,7 +390,7 @@ def _check_weights(card: ModelCard, weights: Path | None) -> None:
 
 
 def _device(family: str, device: str) -> str:
-    if family == "onnx":  # its own package decides, which may be there without torch
+    if family in _ONNX:  # its own package decides, which may be there without torch
         from toolkit.faces.models.onnx_file import choose_provider
 
         return choose_provider(device)

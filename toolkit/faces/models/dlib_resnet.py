@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.faces.align import DLIB_5, aligned_chip
-from toolkit.faces.detect import PADDED, DlibHog, padded, padding
+from toolkit.faces.detectors.detector import PADDED, padded, padding
+from toolkit.faces.detectors.dlib_detectors import DlibHog
 from toolkit.faces.models import CHIP_MARGIN
 from toolkit.faces.models.embedder import Embedder
 from toolkit.images.source import ImageError

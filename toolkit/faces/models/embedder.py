@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -68,15 +68,25 @@ class Embedder(ABC):
             As above.
         """
 
-    def embed(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the descriptors of prepared images, float32 (n_images, dimensions)."""
+    def embed(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Return the descriptors of prepared images, float32 (n_images, dimensions).
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray or torch.Tensor (input height, input width, 3) of uint8
+            Tensors may lie on a GPU.
+        """
         found = np.empty((len(inputs), self.dimensions), np.float32)
         for start in range(0, len(inputs), self.batch):
-            found[start : start + self.batch] = self._forward(np.stack(inputs[start : start + self.batch]))
+            found[start : start + self.batch] = self._forward(self._stacked(inputs[start : start + self.batch]))
         return found
 
+    def _stacked(self, inputs: Sequence[Any]) -> Any:
+        """Return a batch as `_forward` takes it."""
+        return np.stack([one if isinstance(one, np.ndarray) else one.cpu().numpy() for one in inputs])
+
     @abstractmethod
-    def _forward(self, inputs: np.ndarray) -> np.ndarray:
+    def _forward(self, inputs: Any) -> np.ndarray:
         """Return the descriptors of a batch, uint8 (n_images, height, width, 3)."""
 
 

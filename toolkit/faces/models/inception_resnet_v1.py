@@ -1,43 +1,63 @@
 """Inception-ResNet-v1 (Szegedy et al. 2016) as in facenet (Sandberg 2018), of which it takes scales and head.
 
-The modules carry the names of the state dicts of facenet-pytorch, which can be loaded.
+The modules carry the names of the state dicts of facenet-pytorch, which can be loaded; so can the weights that others
+converted to Keras. Those with 128 numbers were trained on images that were standardised one by one (facenet's model
+20170512-110547), those with 512 on images that all were scaled alike (20180402-114759, 20180408-102900).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from toolkit.faces.models.preprocessing import Preprocessing
+from toolkit.faces.models.keras_file import is_keras_file, read_layers
+from toolkit.faces.models.preprocessing import PREPROCESSINGS, Preprocessing
 from toolkit.faces.models.torch_network import TorchEmbedder
-from toolkit.faces.models.weights import load_state
+from toolkit.faces.models.weights import load_layers, load_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from toolkit.faces.models import Choice
 
 _PREPROCESSING = Preprocessing((127.5,) * 3, (128.0,) * 3)
 _EPSILON = 1e-3
 _CLASSIFIER = "logits."  # of the identities of the training
+_OLD_DIMENSIONS, _KERAS_HEAD = 128, "Bottleneck"
 
 
 def open_inception_resnet_v1(choice: Choice) -> TorchEmbedder:
     """Load the network with given weights; see `toolkit.faces.models.Choice.open`."""
-    network, card = InceptionResnetV1(), choice.card
-    assert choice.weights is not None  # noqa: S101 (for the type checker: `choose_model` has checked it)
-    load_state(network, choice.weights, what=card.name, left_out=(_CLASSIFIER,))
-    side = int(card.input_size or 0)
+    card, weights = choice.card, choice.weights
+    assert weights is not None  # noqa: S101 (for the type checker: `choose_model` has checked it)
+    dimensions = int(card.dimensions or 0)
+    if is_keras_file(weights):
+        layers = read_layers(weights)
+        if layers.get(_KERAS_HEAD, {}).get("kernel", np.empty(0)).shape[-1] == _OLD_DIMENSIONS:
+            dimensions = _OLD_DIMENSIONS
+        network = InceptionResnetV1(dimensions)
+        load_layers(network, layers, dict(_keras_names(network)), path=weights, what=card.name)
+    else:
+        network = InceptionResnetV1(dimensions)
+        load_state(network, weights, what=card.name, left_out=(_CLASSIFIER,))
+    is_old, side = dimensions == _OLD_DIMENSIONS, int(card.input_size or 0)
     return TorchEmbedder(
-        network, choice, dimensions=int(card.dimensions or 0), size=(side, side), preprocessing=_PREPROCESSING
+        nn.Sequential(_Standardised(), network) if is_old else network,
+        choice,
+        dimensions=dimensions,
+        size=(side, side),
+        preprocessing=PREPROCESSINGS["none"] if is_old else _PREPROCESSING,
     )
 
 
 class InceptionResnetV1(nn.Module):  # type: ignore[misc]
-    """From images (n, 3, 160, 160) to descriptors of unit length (n, 512)."""
+    """From images (n, 3, 160, 160) to descriptors of unit length (n, dimensions)."""
 
-    def __init__(self) -> None:
+    def __init__(self, dimensions: int = 512) -> None:
         super().__init__()
         self.conv2d_1a = _Conv(3, 32, 3, stride=2)
         self.conv2d_2a = _Conv(32, 32, 3)
@@ -52,8 +72,8 @@ class InceptionResnetV1(nn.Module):  # type: ignore[misc]
         self.mixed_7a = _mixed_7a()
         self.repeat_3 = nn.Sequential(*(_block8(0.2) for _ in range(5)))
         self.block8 = _block8(1.0, rectified=False)
-        self.last_linear = nn.Linear(1792, 512, bias=False)
-        self.last_bn = nn.BatchNorm1d(512, eps=_EPSILON)
+        self.last_linear = nn.Linear(1792, dimensions, bias=False)
+        self.last_bn = nn.BatchNorm1d(dimensions, eps=_EPSILON)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the descriptors."""
@@ -62,6 +82,15 @@ class InceptionResnetV1(nn.Module):  # type: ignore[misc]
         x = self.repeat_2(self.mixed_6a(self.repeat_1(x)))
         x = self.block8(self.repeat_3(self.mixed_7a(x)))
         return functional.normalize(self.last_bn(self.last_linear(x.mean((2, 3)))))
+
+
+class _Standardised(nn.Module):  # type: ignore[misc]
+    """Each image has mean 0 and deviation 1, all its channels together."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        smallest = x[0].numel() ** -0.5  # of an image of one colour
+        deviation = x.std((1, 2, 3), correction=0, keepdim=True).clamp(min=smallest)
+        return (x - x.mean((1, 2, 3), keepdim=True)) / deviation
 
 
 class _Conv(nn.Module):  # type: ignore[misc]
@@ -146,3 +175,36 @@ def _mixed_7a() -> _Branches:
         nn.Sequential(_Conv(896, 256, 1), _Conv(256, 256, 3, padding=1), _Conv(256, 256, 3, stride=2)),
         nn.MaxPool2d(3, stride=2),
     )
+
+
+_IN_KERAS = {"repeat_1": "Block35", "repeat_2": "Block17", "repeat_3": "Block8"}
+
+
+def _keras_names(network: InceptionResnetV1) -> Iterator[tuple[str, str]]:
+    """Yield (layer of the Keras conversions, module) of all that have weights."""
+    yield from ((_KERAS_HEAD, "last_linear"), (f"{_KERAS_HEAD}_BatchNorm", "last_bn"))
+    for path, module in network.named_modules():
+        if isinstance(module, _Residual):
+            yield f"{_block_in_keras(path)}_Conv2d_1x1", f"{path}.conv2d"
+        if isinstance(module, _Conv):
+            name = _conv_in_keras(path, module.conv)
+            yield from ((name, f"{path}.conv"), (f"{name}_BatchNorm", f"{path}.bn"))
+
+
+def _conv_in_keras(path: str, conv: nn.Conv2d) -> str:
+    """Return ``Conv2d_1a_3x3`` for conv2d_1a, ``Block35_1_Branch_1_Conv2d_0b_3x3`` for repeat_1.0.branch1.1."""
+    block, is_inside, branch = path.partition(".branch")
+    size = "x".join(map(str, conv.kernel_size))
+    if not is_inside:
+        return f"{path.capitalize()}_{size}"
+    number, is_one_of, step = branch.partition(".")
+    place = "1a_" if conv.stride == (2, 2) else f"0{'abc'[int(step)]}_" if is_one_of else ""
+    return f"{_block_in_keras(block)}_Branch_{number}_Conv2d_{place}{size}"
+
+
+def _block_in_keras(path: str) -> str:
+    """Return ``Block35_1`` for repeat_1.0, ``Mixed_6a`` for mixed_6a, ``Block8_6`` for block8, which is the last."""
+    stage, is_one_of, number = path.partition(".")
+    if is_one_of:
+        return f"{_IN_KERAS[stage]}_{int(number) + 1}"
+    return "Block8_6" if stage == "block8" else stage.capitalize()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CHANNELS = 3
+_ARCFACE = "arcface"  # where there is no choice
 
 
 def choose_provider(device: str) -> str:
@@ -49,26 +50,38 @@ class OnnxEmbedder(WholeImageEmbedder):
     Parameters
     ----------
     choice : Choice
-        Its member is the path of the file.
+        Its member is the path of the file, or its weights are.
 
     Raises
     ------
     InputError
-        If the file is none, or its input is no RGB image of a fixed size in float32.
+        If the file is none, its input is no RGB image of a fixed size in float32, or that or the descriptor is of
+        another size than the card says.
     """
 
     def __init__(self, choice: Choice) -> None:
-        self.path = Path(choice.member)
+        self.path = choice.weights or Path(choice.member)
         self.session = _open(self.path, choice.device)
         image, self.channels_first, size, batch = _image_input(self.session, self.path)
+        side = choice.card.input_size
+        if side is not None and size != (side, side):
+            raise self._other(choice, f"their input is {size[0]} x {size[1]}, not {side} x {side}")
         self.input = image.name
         self.output = self.session.get_outputs()[0].name
-        mean, deviation = PREPROCESSINGS[str(choice.preprocessing)]
+        mean, deviation = PREPROCESSINGS[choice.preprocessing or _ARCFACE]
         self.mean, self.deviation = np.array(mean, np.float32), np.array(deviation, np.float32)
         super().__init__(0, batch or choice.batch, size)
         # What the file says of its output may be missing or wrong: one image is tried.
         self.is_fixed = batch is not None
         self.dimensions = self._forward(np.zeros((1, *size, _CHANNELS), np.uint8)).shape[1]
+        if choice.card.dimensions not in (None, self.dimensions):
+            raise self._other(choice, f"they make {self.dimensions:,} numbers, not {choice.card.dimensions}")
+
+    def _other(self, choice: Choice, what: str) -> InputError:
+        return InputError(
+            f"weights {self.path} are not those of {choice.card.name}: {what}; give those of this network, or take "
+            f"onnx:PATH"
+        )
 
     def _forward(self, inputs: np.ndarray) -> np.ndarray:
         n_images = len(inputs)

@@ -12,7 +12,7 @@ from PIL import Image
 from toolkit.faces.models.embedder import WholeImageEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from toolkit.faces.models import Choice
     from toolkit.faces.models.preprocessing import Preprocessing
@@ -56,16 +56,21 @@ class TorchEmbedder(WholeImageEmbedder):
             torch.tensor(values, dtype=torch.float32, device=self.device).view(1, 3, 1, 1) for values in preprocessing
         )
 
-    def _forward(self, inputs: np.ndarray) -> np.ndarray:
+    def _stacked(self, inputs: Sequence[Any]) -> Any:
+        if all(isinstance(one, np.ndarray) for one in inputs):
+            return super()._stacked(inputs)
+        return torch.stack([torch.as_tensor(one).to(self.device) for one in inputs])
+
+    def _forward(self, inputs: Any) -> np.ndarray:
         # Images lie with their channels last, which is what the convolutions prefer; only the names are permuted.
-        images = torch.from_numpy(inputs).to(self.device).permute(0, 3, 1, 2).float()
-        with torch.inference_mode(), _exact(is_cuda=self.device.type == "cuda"):
+        images = torch.as_tensor(inputs).to(self.device).permute(0, 3, 1, 2).float()
+        with torch.inference_mode(), exact_products(is_cuda=self.device.type == "cuda"):
             found = self.network((images - self.mean) / self.deviation)
         return np.asarray(found.float().cpu().numpy())
 
 
 @contextlib.contextmanager
-def _exact(*, is_cuda: bool) -> Iterator[None]:
+def exact_products(*, is_cuda: bool) -> Iterator[None]:
     """Compute with float32 products, on one thread of the CPU, and leave everything as it was."""
     n_threads = torch.get_num_threads()
     if not is_cuda:

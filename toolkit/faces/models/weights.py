@@ -1,4 +1,4 @@
-"""State dicts that are given: read without running what they say, and compared with the network."""
+"""Weights that are given: read without running what they say, and compared with the network."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Any
 from toolkit.errors import InputError, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from toolkit.faces.models.keras_file import Layers
 
 _SHOWN = 3  # keys of each kind that differ
 _UNUSED = "num_batches_tracked"  # of batch normalisation: counts the training, and old state dicts lack it
+_IN_KERAS = {"weight": "kernel", "bias": "bias"}
+_NORMALISATION_IN_KERAS = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
 
 
 def load_state(network: Any, path: Path, *, what: str, left_out: tuple[str, ...] = ()) -> None:
@@ -45,9 +55,75 @@ def load_state(network: Any, path: Path, *, what: str, left_out: tuple[str, ...]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"weights {path} hold no state dict, but {type(state).__name__}; save network.state_dict()")
     given = {key: value for key, value in state.items() if not (left_out and key.startswith(left_out))}
-    if differences := _differences(given, network.state_dict()):
-        raise InputError(f"weights {path} are not those of {what}: {differences}; give those of this network")
+    _compare(given, network.state_dict(), path, what)
     network.load_state_dict(given, strict=False)  # compared above
+
+
+def load_layers(
+    network: Any,
+    layers: Layers,
+    names: Mapping[str, str],
+    *,
+    path: Path,
+    what: str,
+    left_out: tuple[str, ...] = (),
+) -> None:
+    """Put the weights of a Keras file into a network of PyTorch.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    layers : dict of str to dict of str to ndarray
+        See `toolkit.faces.models.keras_file.read_layers`.
+    names : mapping of str to str
+        The layers of the file, and the modules of the network that they are: convolutions, products, normalisations.
+    path : Path
+        The file, for the error.
+    what : str
+        The network, for the error.
+    left_out : tuple of str
+        Layers that are not wanted, for instance a classifier.
+
+    Raises
+    ------
+    InputError
+        If layers, arrays or shapes are not those of the network.
+
+    Notes
+    -----
+    A normalisation of the file without ``gamma`` multiplies by 1, as it does in Keras.
+    """
+    import torch
+
+    given = {
+        f"{layer}/{role}": array
+        for layer, roles in layers.items()
+        if layer not in left_out
+        for role, array in roles.items()
+    }
+    wanted: dict[str, Any] = {}
+    for layer, name in names.items():
+        wanted |= _as_keras(layer, network.get_submodule(name), has_gamma="gamma" in layers.get(layer, ("gamma",)))
+    _compare(given, wanted, path, what)
+    for key, value in wanted.items():
+        value.copy_(torch.from_numpy(given[key]))
+
+
+def _as_keras(layer: str, module: Any, *, has_gamma: bool) -> dict[str, Any]:
+    """Return the arrays of a module, which Keras names otherwise, and whose axes it has in another order."""
+    state = module.state_dict()
+    roles = _NORMALISATION_IN_KERAS if "running_mean" in state else _IN_KERAS
+    found = {f"{layer}/{role}": state[name] for name, role in roles.items() if name in state}
+    if not has_gamma:
+        found.pop(f"{layer}/gamma", None)
+    return {
+        key: value.permute(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value for key, value in found.items()
+    }
+
+
+def _compare(given: dict[str, Any], wanted: dict[str, Any], path: Path, what: str) -> None:
+    if differences := _differences(given, wanted):
+        raise InputError(f"weights {path} are not those of {what}: {differences}; give those of this network")
 
 
 def _differences(given: dict[str, Any], wanted: dict[str, Any]) -> str:

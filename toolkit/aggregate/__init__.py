@@ -1,0 +1,1 @@
+"""From the labels of images to one image per cluster."""
