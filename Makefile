@@ -24,6 +24,8 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch  # its weights; it asks for an old torch
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check nvidia-dali-cuda120  # 1 GB, Linux only; without it its tests are skipped
 	@touch $@
 
 run: $(VENV)/.installed ## the main job on real images, or on yours: make run CONFIG=my.yaml [OUT=dir OPTIONS="--memory 8GiB"]
@@ -42,7 +44,14 @@ browser:
 	  || { [ "$$(id -u)" = 0 ] && { apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1; } \
 	  || echo "no browser for the tests of the report page: install chromium and chromium-driver (Debian: apt-get install chromium chromium-driver)"
 
-test: $(VENV)/.installed-dev browser ## the tests
+# Others run jobs on a real Slurm, which they start.
+.PHONY: slurm
+slurm:
+	@PATH="$$PATH:/usr/sbin:/sbin"; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && command -v sbatch >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && { apt-get update && RUNLEVEL=1 apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge; } >/dev/null 2>&1; } \
+	  || echo "no Slurm for the tests of its jobs: install slurmctld, slurmd, slurm-client and munge (Debian: apt-get install slurmctld slurmd slurm-client munge)"
+
+test: $(VENV)/.installed-dev browser slurm ## the tests
 	$(BIN)/python -m pytest $(OPTIONS)
 
 lint: $(VENV)/.installed-dev ## ruff (style, formatting) and mypy (types)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.atomic import write_text
 from toolkit.config import Config, load_config
 from toolkit.descriptors.cache import digest
-from toolkit.errors import InputError, ToolkitError, one_line
+from toolkit.errors import InputError, ToolkitError, one_line, unknown
 from toolkit.grid.fit import warm_up
 from toolkit.grid.fitter import Fitter
 from toolkit.grid.folder import shared_lock
@@ -111,14 +111,17 @@ def stage_plan(fitter: Fitter, stage_name: str, failed: dict[str, str]) -> list[
     Raises
     ------
     InputError
-        If a stage before is not finished.
+        If there is no such stage, or one before is not finished.
     """
+    names = [stage.name for stage in fitter.config.stages]
+    if stage_name not in names:
+        raise unknown("stage", stage_name, names)
     cells: list[Cell] = []
     before = None
-    for stage in fitter.config.stages:
+    for stage in fitter.config.stages[: names.index(stage_name) + 1]:
         cells = cells_of(stage, fitter.config, fitter.loader.names, cells=cells, before=before)
         if stage.name == stage_name:
-            return cells
+            break
         models = [fitter.model_id(cell) for cell in cells]
         if missing := [model for model in models if model not in fitter.store.rows and model not in failed]:
             raise InputError(
@@ -131,8 +134,7 @@ def stage_plan(fitter: Fitter, stage_name: str, failed: dict[str, str]) -> list[
                 for cell, model in zip(cells, models, strict=True)
             ]
         )
-    known = ", ".join(stage.name for stage in fitter.config.stages)
-    raise InputError(f"unknown stage {stage_name!r}; known: {known}")
+    return cells
 
 
 def run_shard(

@@ -21,15 +21,13 @@ _BY_DEFAULT = 1001  # tasks of an array, MaxArraySize of Slurm where nothing els
 
 _CHECKS = """\
 if [ "$(cat {probe} 2>/dev/null)" != {token} ]; then
-  echo "error: $(hostname) does not see the files of {folder}; give --out a folder that all nodes share" >&2
+  echo "error: $(hostname)" {unseen} >&2
   exit 1
 fi
 if ! {python} -c "import toolkit" 2>/dev/null; then
-  echo "error: $(hostname) cannot import toolkit with" {python} "; install it there, or submit from an environment" \\
-    "that all nodes share" >&2
+  echo "error: $(hostname)" {missing} >&2
   exit 1
-fi
-"""
+fi"""
 
 
 @dataclass(frozen=True)
@@ -134,16 +132,27 @@ def script(
         *([] if array is None else [f"--array={array}"]),
         *resources.options(),
     ]
-    checks = _CHECKS.format(
-        probe=shlex.quote(str(probe.path)),
-        token=shlex.quote(probe.token),
-        folder=probe.folder,
-        python=shlex.quote(probe.python),
-    )
-    lines = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(option)}" for option in options), checks.rstrip()]
+    words = {
+        "probe": probe.path,
+        "token": probe.token,
+        "python": probe.python,
+        "unseen": f"does not see the files of {probe.folder}; give --out a folder that all nodes share",
+        "missing": (
+            f"cannot import toolkit with {probe.python}; install it there, or submit from an environment that all "
+            f"nodes share"
+        ),
+    }
+    checks = _CHECKS.format_map({name: shlex.quote(str(word)) for name, word in words.items()})
+    lines = ["#!/bin/bash", *(f"#SBATCH {_quoted(option)}" for option in options), checks]
     supervisor = [probe.python, "-m", "toolkit.distribute.supervisor", f"--mark={mark}", f"--offset={offset}"]
     supervisor += [] if memory is None else [f"--memory={memory}"]
     return "\n".join([*lines, f"exec {shlex.join([*supervisor, '--', *command])}", ""])
+
+
+def _quoted(option: str) -> str:
+    """Write an option as sbatch reads it from a script: quotes around a value with blanks."""
+    name, equals, value = option.partition("=")
+    return f'{name}{equals}"{value}"' if re.search(r"\s", value) else option
 
 
 # Commands
