@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -349,5 +350,44 @@ def test_small_arrays_on_a_real_cluster(work, on_cluster):
     )  # fmt: skip
     submit_run(made, config, reporter=Reporter(quiet=True))
     assert [len(arrays) for arrays in made.arrays.values()] == [2, 2, 1]
+    wait_for(lambda: is_complete("out"), seconds=240)
+    assert_equal_runs("out")
+
+
+def test_the_recipe_of_faces(work, on_cluster):
+    """A job that is told that its time is over goes on after a requeue."""
+    skimage_data = pytest.importorskip("skimage.data")
+    pytest.importorskip("dlib")
+    from PIL import Image
+
+    (work / "photographs").mkdir()
+    for i in range(3):
+        Image.fromarray(skimage_data.astronaut()).save(work / "photographs" / f"{i}.png")
+    recipe = Path(__file__).parents[1] / "jobs" / "slurm_faces.sh"
+    job = subprocess.run(
+        ["sbatch", "--parsable", "--mem=0", "--cpus-per-task=1", str(recipe), "photographs", "out"],
+        capture_output=True, text=True, check=True, env=os.environ | {"PYTHON": sys.executable},
+    ).stdout.strip()  # fmt: skip
+    log = work / f"toolkit-faces-{job}.log"
+
+    def is_detecting() -> bool:
+        commands = [p.info["cmdline"] or () for p in psutil.process_iter(["cmdline"])]
+        return any("detect" in one and "toolkit.distribute.supervisor" not in one for one in commands)
+
+    wait_for(is_detecting, seconds=60)
+    on_cluster.ask("scancel", "--signal=USR1", job)
+    wait_for(lambda: (work / "out/descriptors/dlib.json").exists(), seconds=120)
+    wait_for(lambda: not on_cluster.ask("squeue", "-h").strip(), seconds=60)
+    assert np.load(work / "out/descriptors/dlib.npy").shape == (3, 128)
+    assert "its time is over: it goes on after a requeue" in log.read_text()
+
+
+def test_the_recipe_of_a_grid(work, on_cluster):
+    recipe = Path(__file__).parents[1] / "jobs" / "slurm_grid.sh"
+    command = ["bash", str(recipe), "grid.yaml", "out", "--device", "cpu", "--memory", "2GiB", "--no-report"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHON": sys.executable}
+    )
+    assert "submitted  jobs" in done.stdout
     wait_for(lambda: is_complete("out"), seconds=240)
     assert_equal_runs("out")
