@@ -309,3 +309,14 @@ def test_parts_have_one_form(tmp_path):
     path = tmp_path / "n.csv"
     path.write_text("model,cluster,name\nm,03,a\nm,3.00,b\nm,-1,c\nm,3.noise,d\n")
     assert [row.cluster for row in read_names(path)] == ["3", "3.0", "-1", "3.noise"]
+
+
+def test_a_run_keeps_to_its_descriptors_whatever_the_folder_holds_by_now(finished, tmp_path):
+    folder = shutil.copytree(finished / "d", tmp_path / "d")
+    stage = {"name": "s", "n_components": 4, "grid": {"KMeans": {"n_clusters": [3]}}}
+    content = {"descriptors": {"folder": str(folder)}, "stages": [stage]}
+    execute(content, tmp_path / "new")
+    np.save(folder / "b.npy", np.random.default_rng(0).normal(size=(500, 5)))
+    assert FinishedRun(tmp_path / "new", memory="4GiB", device="cpu").names == ("a",)
+    with pytest.raises(InputError, match=r"descriptor b is new: .*new was begun with a; give another --out, or move"):
+        execute(content, tmp_path / "new")

@@ -384,7 +384,19 @@ def test_the_recipe_of_faces(work, on_cluster):
 
 def test_the_recipe_of_a_grid(work, on_cluster):
     recipe = Path(__file__).parents[1] / "jobs" / "slurm_grid.sh"
-    command = ["bash", str(recipe), "grid.yaml", "out", "--device", "cpu", "--memory", "2GiB", "--no-report"]
+    command = [
+        "bash",
+        str(recipe),
+        "grid.yaml",
+        "out",
+        "--array-size",
+        "2",
+        "--device",
+        "cpu",
+        "--memory",
+        "2GiB",
+        "--no-report",
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHON": sys.executable}
     )

@@ -6,12 +6,17 @@ import contextlib
 import os
 import re
 import resource
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from toolkit.errors import InputError, MemoryBudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _AUTO_SHARE = 0.8  # of what is available: the rest is for the page cache and other programs
@@ -121,7 +126,8 @@ class MemoryBudget:
         if n_bytes > self.free:
             raise MemoryBudgetError(
                 f"{what} needs {format_size(n_bytes)}, but {format_size(max(self.free, 0))} of the memory budget of "
-                f"{format_size(self.limit)} ({self.source}) is free; raise --memory, or lower fraction or n_components"
+                f"{format_size(self.limit)} ({self.source}) is free: the program itself holds "
+                f"{format_size(resident_bytes())}; raise --memory"
             )
 
     def rows_that_fit(self, bytes_per_row: int, *, wanted: int, what: str) -> int:
@@ -140,6 +146,21 @@ class MemoryBudget:
         return max(1, min(wanted, self.free // bytes_per_row))
 
 
+_granted: ContextVar[int | None] = ContextVar("granted", default=None)
+
+
+@contextlib.contextmanager
+def granted_threads(number: int) -> Iterator[None]:
+    """Let `n_threads` say `number` to this thread: what one of several tasks on the same processors may use."""
+    token = _granted.set(number)
+    try:
+        yield
+    finally:
+        _granted.reset(token)
+
+
 def n_threads() -> int:
-    """Return the number of processors that this process may use."""
+    """Return the number of processors that this process, or what `granted_threads` runs, may use."""
+    if (granted := _granted.get()) is not None:
+        return granted
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -244,9 +244,12 @@ class FinishedRun:
 
 
 def _seen_from_here(config: Config, record: dict[str, Any]) -> Config:
-    """Let relative paths start where the run was started; the images, which decide no result, are recorded apart."""
+    """Let relative paths start where the run was started; the images, which decide no result, are recorded apart.
+
+    The descriptors are those of the run, whatever the folder holds by now.
+    """
     asked, folder = config.descriptors, Path(record.get("working_folder", "."))
-    paths = {"folder": folder / asked.folder}
+    paths: dict[str, Any] = {"folder": folder / asked.folder, "names": list(record["inputs"])}
     if asked.image_paths is not None:
         paths["image_paths"] = folder / asked.image_paths
     if record.get("images") is not None:

@@ -170,7 +170,7 @@ class RunFolder:
             If the folder holds results of another configuration or of other files.
         """
         self._compare("config", identity)
-        self._compare("inputs", inputs)
+        self._compare_inputs(inputs)
         if self._has_results() and (self.path / "run.json").exists():
             self.record = read_run(self.path)
         before = self.record.get("versions", {})
@@ -199,6 +199,18 @@ class RunFolder:
                 f"--out {self.path} holds a run of another configuration or other data: {difference}; "
                 f"give another --out, or delete the folder"
             )
+
+    def _compare_inputs(self, now: dict[str, str]) -> None:
+        """Refuse other descriptor files; of those that were not there before it is said that they are new."""
+        if not (self._has_results() and (self.path / "run.json").exists()):
+            return
+        before = read_run(self.path)["inputs"]
+        if new := [name for name in now if name not in before]:
+            raise InputError(
+                f"descriptor {new[0]} is new: {self.path} was begun with {', '.join(before)}; give another --out, or "
+                f"move the file of {new[0]} out of the folder to go on"
+            )
+        self._compare("inputs", now)
 
     def describe(self, **facts: Any) -> None:
         """Record facts about this process."""

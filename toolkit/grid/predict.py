@@ -290,7 +290,7 @@ def check_memory(parts: list[Prediction], memory: MemoryBudget) -> None:
         try:
             memory.require(part.cost.n_bytes, f"{part.stage}: {part.part} ({part.n_rows:,} rows)")
         except MemoryBudgetError as error:
-            raise MemoryBudgetError(f"the plan does not fit: {error}") from error
+            raise MemoryBudgetError(f"the plan does not fit: {error}, or lower fraction or n_components") from error
 
 
 def check_disk(parts: list[Prediction], folder: Path) -> None:
