@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("density", "kmeans", "scoring", "seed_grid", "reduction", "predictions", "report", "outliers")
+BENCHMARKS = ("density", "kmeans", "scoring", "seed_grid", "dask", "reduction", "predictions", "report", "outliers")
 
 
 def main(photographs: str | None = None) -> None:

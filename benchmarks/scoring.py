@@ -17,10 +17,10 @@ import numpy as np
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
 from benchmarks.machine import describe
-from toolkit.memory import MemoryBudget, n_threads
+from toolkit.memory import MemoryBudget
 from toolkit.score import silhouette
 from toolkit.score.labellings import distinct
-from toolkit.score.partition import score_labellings
+from toolkit.score.partition import host_silhouettes, score_labellings
 from toolkit.score.variance import column_origin
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def silhouettes_only(X: np.ndarray, labellings: list[np.ndarray]) -> dict[int, t
     found: dict[int, tuple[float, int]] = {}
     for group in groups:
         free = MemoryBudget.resolve().free
-        found |= silhouette.silhouettes(
-            X, column_origin(X), group, free=free, workers=n_threads(), advance=lambda _: None
-        )
+        found |= host_silhouettes(X, column_origin(X), group, room=lambda *_, free=free: free, advance=lambda _: None)
     return found
 
 

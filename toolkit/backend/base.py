@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
 
-    from toolkit.cluster.kmeans import Fitter
+    from toolkit.cluster.kmeans import Fit, Fitter
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.descriptors.reduce import Gram
@@ -67,6 +67,10 @@ class Backend(Protocol):
 
     def fit_kmeans(self, data: Matrix) -> Fitter:
         """Return what makes KMeans models of a matrix."""
+        ...
+
+    def sweep_kmeans(self, X: np.ndarray, n_clusters: Sequence[int], **options: Any) -> dict[int, Fit]:
+        """Fit KMeans for several numbers of clusters; see `toolkit.cluster.kmeans.sweep`."""
         ...
 
     def variance_scores(

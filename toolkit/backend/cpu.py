@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
 
-    from toolkit.cluster.kmeans import Fitter
+    from toolkit.cluster.kmeans import Fit, Fitter
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.descriptors.reduce import Gram
@@ -92,6 +92,11 @@ class CpuBackend:
         from toolkit.cluster.kmeans import HostFitter
 
         return HostFitter(data)
+
+    def sweep_kmeans(self, X: np.ndarray, n_clusters: Sequence[int], **options: Any) -> dict[int, Fit]:  # noqa: D102
+        from toolkit.cluster.kmeans import sweep
+
+        return sweep(X, n_clusters, backend=self, **options)
 
     def variance_scores(  # noqa: D102
         self,

@@ -162,7 +162,7 @@ def _fit(
     most = max(models)
     if len(X) < most:
         raise InputError(f"n_samples={len(X)} should be >= n_clusters={most}; ask for at most {len(X)} clusters")
-    fits = kmeans.sweep(
+    fits = get_backend(device).sweep_kmeans(
         X,
         list(models),
         init=init,
@@ -171,7 +171,6 @@ def _fit(
         tol=require_number("tol", tol),
         seed=draw_seed(random_state),
         memory=MemoryBudget.resolve(memory),
-        backend=get_backend(device),
         advance=advance,
     )
     for k, fit in fits.items():

@@ -114,6 +114,14 @@ class Lists(Protocol):
         ...
 
 
+class ListSink(Protocol):
+    """Takes the lists of some points after the others."""
+
+    def write(self, points: np.ndarray, squared: np.ndarray, indices: np.ndarray) -> None:
+        """Keep them: (n,), (n, n_neighbors) float64, (n, n_neighbors) int32."""
+        ...
+
+
 class NeighborLists:
     """The nearest neighbours of every point, sorted by (squared distance, point), on the host; see `Lists`.
 

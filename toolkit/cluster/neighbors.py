@@ -32,7 +32,7 @@ from toolkit.memory import n_threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from toolkit.cluster.lists import NeighborLists
+    from toolkit.cluster.lists import ListSink, NeighborLists
 
 _BLOCK = 1024  # points in a block; a pair of blocks is the unit of work
 _TILE_ROWS = 512  # of a pair of blocks at once: 2 MiB of products, about a core's own cache
@@ -61,7 +61,7 @@ def _scan(products, begin, row, offsets, column, column_offsets, column_threshol
     column_offsets, column_thresholds : ndarray (n_columns,) float32, padded with NaN and inf
         A threshold of inf leaves the column alone; otherwise its candidates are in row ``column - rows[0]``.
     candidates : tuple of (keys, counts, thresholds, rows, n_neighbors)
-        See `_Pass.panel`.
+        See `Pass.panel`.
     points : tuple of (X, order, margins, scale)
     """
     keys, counts, thresholds, rows, _ = candidates
@@ -286,7 +286,7 @@ def find_neighbors(
     advance : callable
         Told the share of the pass that was done.
     """
-    passing = _Pass(X, products, lists, plan, advance)
+    passing = Pass(X, products, lists, plan, advance)
     for start in range(0, plan.n_points, plan.panel):
         passing.panel(start, min(start + plan.panel, plan.n_points))
     late, passing.incomplete = passing.incomplete, []
@@ -296,11 +296,11 @@ def find_neighbors(
         raise AssertionError(f"the bound of the products failed for {len(passing.incomplete)} rows; please report this")
 
 
-class _Pass:
+class Pass:
     """The state of one neighbour pass; see `find_neighbors`."""
 
     def __init__(
-        self, X: np.ndarray, products: Products, lists: NeighborLists, plan: PassPlan, advance: Callable[[float], None]
+        self, X: np.ndarray, products: Products, lists: ListSink, plan: PassPlan, advance: Callable[[float], None]
     ) -> None:
         self.products, self.lists, self.plan, self.advance = products, lists, plan, advance
         self.points = (X, products.order, products.margins, products.scale)
@@ -340,6 +340,7 @@ class _Pass:
         self.finish()
 
     def run(self, work: Callable[[Any], int], tasks: Any) -> None:
+        """Do tasks on all threads; each returns its number of products."""
         for n_products in ordered_map(work, tasks, workers=self.workers):
             self.advance(n_products / self.plan.n_products)
 
@@ -351,9 +352,8 @@ class _Pass:
         own = low - rows[0]
         values = tile(self.products.rows[low:high], self.products.rows[:sampled])
         if rank < sampled:
-            sums = values[:, :sampled] + self.products.offsets[:sampled]
-            sums.partition(sampled - rank, axis=1)
-            thresholds[own : own + high - low] = sums[:, sampled - rank] + self.products.offsets[low:high]
+            offsets = self.products.offsets
+            thresholds[own : own + high - low] = nth_reached(values, offsets[:sampled], offsets[low:high], rank)
         for columns in stretches(0, sampled, _BLOCK):
             mutual = rows[0] == 0 and low >= sampled
             self.scan(values, columns[0], own, np.arange(low, high), columns, mutual=mutual)
@@ -395,6 +395,7 @@ class _Pass:
             self.incomplete += late
 
     def measure(self, stretch: tuple[int, int]) -> list[int]:
+        """Measure the candidates of some rows of a panel, write their lists, and return which are incomplete."""
         low, high = stretch
         held: tuple[Any, ...] = self.candidates
         n_neighbors = self.plan.n_neighbors
@@ -406,6 +407,15 @@ class _Pass:
         incomplete = _measure(own, self.points, squared, indices)
         self.lists.write(self.products.order[rows], squared, indices)  # what is incomplete is written over
         return [int(row) for row in rows[incomplete]]
+
+
+def nth_reached(values: np.ndarray, offsets: np.ndarray, row_offsets: np.ndarray, rank: int) -> np.ndarray:
+    """Return what the `rank` nearest columns of each row of a tile reach, (n_rows,) float32."""
+    n = len(offsets)
+    sums = values[:, :n] + offsets
+    sums.partition(n - rank, axis=1)
+    reached: np.ndarray = sums[:, n - rank] + row_offsets
+    return reached
 
 
 def stretches(start: int, stop: int, step: int) -> list[tuple[int, int]]:

@@ -245,11 +245,27 @@ def host_silhouettes(
     X: np.ndarray, origin: np.ndarray, group: RowGroup, *, room: Room, advance: Callable[[float], object]
 ) -> dict[int, tuple[float, int]]:
     """Return position -> (silhouette, rows) of labellings that share rows."""
-    from toolkit.score.silhouette import silhouettes
+    from toolkit.score.silhouette import mean_silhouettes, n_row_blocks
+
+    blocks = range(n_row_blocks(group))
+    return mean_silhouettes(group, host_silhouette_sums(X, origin, group, blocks, room=room, advance=advance))
+
+
+def host_silhouette_sums(
+    X: np.ndarray,
+    origin: np.ndarray,
+    group: RowGroup,
+    blocks: range,
+    *,
+    room: Room,
+    advance: Callable[[float], object],
+) -> np.ndarray:
+    """Return the sums of the silhouettes of some blocks of rows, (n_blocks, n_labellings) float64."""
+    from toolkit.score.silhouette import silhouette_sums
 
     what = f"the silhouette of {len(group.rows):,} rows in {group.most_clusters:,} clusters"
     free, workers = _workers(room, lambda workers: group.n_bytes(X.shape[1], workers), what)
-    return silhouettes(X, origin, group, free=free, workers=workers, advance=advance)
+    return silhouette_sums(X, origin, group, blocks, free=free, workers=workers, advance=advance)
 
 
 def _workers(room: Room, n_bytes: Callable[[int], int], what: str) -> tuple[int, int]:

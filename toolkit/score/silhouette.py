@@ -117,16 +117,39 @@ def sample_rows(partitions: list[Partition], n_samples: int, *, max_rows: int, s
     return [group for group in (shared, *own.values()) if group.sampled]
 
 
-def silhouettes(
+def n_row_blocks(group: RowGroup) -> int:
+    """Return how many blocks of rows there are whose silhouettes are added up."""
+    return -(-len(group.rows) // _TILE_ROWS)
+
+
+def mean_silhouettes(group: RowGroup, sums: np.ndarray) -> dict[int, tuple[float, int]]:
+    """Add up the sums of all blocks, (n_blocks, n_labellings), in their order.
+
+    Returns
+    -------
+    dict
+        position -> (mean silhouette, rows it was computed on).
+    """
+    totals = np.zeros(len(group.sampled))
+    for of_block in sums:
+        totals += of_block
+    return {
+        sampled.position: (float(total) / sampled.n_rows, sampled.n_rows)
+        for sampled, total in zip(group.sampled, totals, strict=True)
+    }
+
+
+def silhouette_sums(
     X: np.ndarray,
     origin: np.ndarray,
     group: RowGroup,
+    blocks: range,
     *,
     free: int,
     workers: int,
     advance: Callable[[float], object],
-) -> dict[int, tuple[float, int]]:
-    """Compute the mean silhouettes of labellings that share rows.
+) -> np.ndarray:
+    """Add up the silhouettes of some blocks of the rows that labellings share.
 
     Parameters
     ----------
@@ -134,6 +157,8 @@ def silhouettes(
     origin : ndarray (n_features,) float64
         What is subtracted from every row before the products.
     group : RowGroup
+    blocks : range
+        Of all, which are counted by `n_row_blocks`.
     free : int
         Bytes that may be taken; fewer labellings are in flight if they are few (one is, whatever they are).
     workers : int
@@ -143,23 +168,21 @@ def silhouettes(
 
     Returns
     -------
-    dict
-        position -> (mean silhouette, rows it was computed on).
+    ndarray (n_blocks, n_labellings) float64
     """
     rows = np.zeros((_padded(len(group.rows)), X.shape[1]))
     np.subtract(X[group.rows], origin, out=rows[: len(group.rows)])
     norms = np.einsum("ij,ij->i", rows, rows)
     free -= rows.nbytes + norms.nbytes + workers * _TILE_BYTES
-    found: dict[int, tuple[float, int]] = {}
+    found = np.empty((len(blocks), len(group.sampled)))
+    first = 0
     for flight in _flights(group.sampled, len(rows), free, workers):
         work = _Flight(flight, group.rows, rows, norms)
-        totals = np.zeros(len(flight))
-        starts = range(0, len(group.rows), _TILE_ROWS)
-        for sums in ordered_map(work.block, starts, workers=workers):
-            totals += sums
-            advance(len(flight) / len(group.sampled) / len(starts))
-        for sampled, total in zip(flight, totals, strict=True):
-            found[sampled.position] = (float(total) / sampled.n_rows, sampled.n_rows)
+        starts = (block * _TILE_ROWS for block in blocks)
+        for at, sums in enumerate(ordered_map(work.block, starts, workers=workers)):
+            found[at, first : first + len(flight)] = sums
+            advance(len(flight) / len(group.sampled) / len(blocks))
+        first += len(flight)
     return found
 
 

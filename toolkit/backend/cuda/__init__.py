@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.backend.cuda.device import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
 
-    from toolkit.cluster.kmeans import Fitter
+    from toolkit.cluster.kmeans import Fit, Fitter
     from toolkit.cluster.kmeans_matrix import Matrix
     from toolkit.cluster.lists import Lists
     from toolkit.descriptors.reduce import Gram
@@ -71,6 +71,11 @@ class CudaBackend:
         from toolkit.backend.cuda.kmeans import DeviceFitter
 
         return DeviceFitter(self.device, data)
+
+    def sweep_kmeans(self, X: np.ndarray, n_clusters: Sequence[int], **options: Any) -> dict[int, Fit]:  # noqa: D102
+        from toolkit.cluster.kmeans import sweep
+
+        return sweep(X, n_clusters, backend=self, **options)
 
     def variance_scores(  # noqa: D102
         self,
