@@ -30,7 +30,10 @@ STARTS, ITERATIONS = 10, 30
 ROWS = (416_314, 10_000_000, 100_000_000, 1_000_000_000)
 DEVICES = (1, 8, 64)
 H100_PRODUCT = 1 / (0.5 * 67e12 / 2)  # seconds of a multiply-add: half of the peak in float32
-DISK = 5e9  # bytes a second of a node's own disk
+DISK, MEMORY = 5e9, 50e9  # bytes a second, of a node's own disk and memory
+HELD = 64 << 30  # bytes of lists that stay in memory
+PAIRS = 1.12  # products of a pass in pairs of groups, thresholds included, for each of one in one piece
+CANDIDATE_BYTES = 8 * 1.3 * NEIGHBORS  # of a row, which go through files where the pass is in pieces
 NETWORK = 10e9  # bytes a second into a node
 ROUNDS = 6  # reads of the lists for the trees of one min_samples
 TREES = 7  # values of min_samples
@@ -110,6 +113,12 @@ class Law:
         entries = matrix.n_rows * NEIGHBORS * matrix.n_columns
         return self.pair * matrix.pairs + self.entry * entries, self.step * matrix.sweep
 
+    @staticmethod
+    def moving(matrix: Matrix) -> float:
+        """Return the seconds of reading the matrix, and of reading the lists for the trees."""
+        speed = MEMORY if matrix.list_bytes <= HELD else DISK
+        return matrix.n_bytes / NETWORK + TREES * ROUNDS * matrix.list_bytes / speed
+
     def scaled(self, factor: float) -> Law:
         """Return the law of a device that takes `factor` times as long for an operation."""
         return Law(self.pair * factor, self.entry * factor, self.step * factor)
@@ -117,26 +126,29 @@ class Law:
 
 def by_tasks(law: Law, n_rows: int, n_devices: int) -> float:
     """Simulate whole forests and sweeps dealt to devices, the longest first: what `toolkit submit` does."""
+    units: list[float] = []
+    for matrix in matrices(n_rows):
+        forest, sweep = law.seconds(matrix)
+        units += [forest + law.moving(matrix), sweep + matrix.n_bytes / NETWORK]
     busy = [0.0] * n_devices
-    for seconds in sorted((part for matrix in matrices(n_rows) for part in law.seconds(matrix)), reverse=True):
-        busy[busy.index(min(busy))] += seconds
+    for unit in sorted(units, reverse=True):
+        busy[busy.index(min(busy))] += unit
     return max(busy)
 
 
-def by_blocks(law: Law, n_rows: int, n_devices: int) -> tuple[float, float, float]:
-    """Simulate every matrix by all devices together, in row blocks; return seconds, bytes over the network, of lists.
+def by_pieces(law: Law, n_rows: int, n_devices: int) -> tuple[float, float]:
+    """Simulate every matrix by all devices together, as `toolkit run --dask` does; return seconds and network bytes.
 
-    Every device reads the whole matrix, multiplies its rows with all rows (twice the products of one device, but for
-    its own block), and writes its lists. The trees are made by one, which reads the lists.
+    Pairs of groups of rows are multiplied by whoever is free; candidates go through files; the trees are made by one.
     """
     seconds = network = 0.0
     for matrix in matrices(n_rows):
         forest, sweep = law.seconds(matrix)
-        twice = 2 - 1 / n_devices
-        trees = TREES * ROUNDS * matrix.list_bytes / DISK
-        seconds += forest * twice / n_devices + sweep / n_devices + matrix.n_bytes / NETWORK + trees
-        network += n_devices * matrix.n_bytes + matrix.list_bytes
-    return seconds, network, max(matrix.list_bytes for matrix in matrices(n_rows))
+        candidates = CANDIDATE_BYTES * matrix.n_rows if n_devices > 1 else 0.0
+        seconds += (forest * (PAIRS if n_devices > 1 else 1) + sweep) / n_devices + law.moving(matrix)
+        seconds += 2 * candidates / NETWORK / n_devices
+        network += n_devices * matrix.n_bytes + 2 * candidates + matrix.list_bytes
+    return seconds, network
 
 
 def duration(seconds: float) -> str:
@@ -162,14 +174,14 @@ def main() -> None:
     ratio = expected / found
     print(f"Checked at {CHECKED:,} rows: {expected:.1f} s by the law, {found:.1f} s measured ({ratio:.2f}).\n")
     gpu = law.scaled(H100_PRODUCT / product)
-    print("| rows | devices | whole forests and sweeps as tasks | in row blocks | network | lists of one matrix |")
+    print("| rows | devices | whole forests and sweeps as tasks | each in pieces | network | lists of one matrix |")
     print("|---|---|---|---|---|---|")
     for n_rows in ROWS:
         print(f"| {n_rows:,} | this machine | {duration(by_tasks(law, n_rows, 1))} | | | |")
         for n_devices in DEVICES:
-            seconds, network, lists = by_blocks(gpu, n_rows, n_devices)
+            seconds, network = by_pieces(gpu, n_rows, n_devices)
             whole, blocks = duration(by_tasks(gpu, n_rows, n_devices)), duration(seconds)
-            sizes = f"{format_size(network)} | {format_size(lists)}"
+            sizes = f"{format_size(network)} | {format_size(12.0 * n_rows * NEIGHBORS)}"
             print(f"| {n_rows:,} | {n_devices} H100 (assumed) | {whole} | {blocks} | {sizes} |")
 
 

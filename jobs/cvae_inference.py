@@ -15,6 +15,7 @@ import typer
 from toolkit.aggregate.generate import generate_images
 from toolkit.cli import run_command
 from toolkit.errors import InputError
+from toolkit.packages import import_package
 from toolkit.progress import Reporter
 
 app = typer.Typer(add_completion=False)
@@ -28,6 +29,7 @@ def main(
     image_size: Annotated[int | None, typer.Option("--image_size", help="Pixels of a side.")] = None,
 ) -> None:
     """Write the aggregate image of a cluster."""
+    import_package("torch", pip="torch", what="a variational autoencoder")
     from toolkit.aggregate.checkpoints import open_trained
 
     config = open_trained(weights).network.config

@@ -17,7 +17,7 @@ import typer
 
 from toolkit.cli import run_command
 from toolkit.faces.embed import embed_images
-from toolkit.progress import Reporter
+from toolkit.progress import Reporter, resumable
 
 app = typer.Typer(add_completion=False)
 OLDER_NAMES = {"resnet50": "vggface_resnet50", "senet50": "vggface_senet50"}
@@ -39,15 +39,16 @@ def main(
     ] = False,
 ) -> None:
     """Turn every image of a folder into a vector."""
-    found = embed_images(
-        image_folder,
-        csv_name.with_suffix(".descriptors"),
-        model=OLDER_NAMES.get(model_name, model_name),
-        weights=weights,
-        accept_licence=accept_licence,
-        csv=csv_name,
-        reporter=Reporter(),
-    )
+    with resumable():
+        found = embed_images(
+            image_folder,
+            csv_name.with_suffix(".descriptors"),
+            model=OLDER_NAMES.get(model_name, model_name),
+            weights=weights,
+            accept_licence=accept_licence,
+            csv=csv_name,
+            reporter=Reporter(),
+        )
     print(f"{found.text}\ntable       {csv_name}")
 
 

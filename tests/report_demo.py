@@ -163,6 +163,7 @@ def demo_clusters(
                 name=NAMES.get(int(label), ""),
                 stability=float(rng.random()) if label >= 0 else None,
                 sheet=f"sheets/cluster {label}.png" if with_members else None,
+                aggregates={"Eigen<i>faces": f"aggregates/eigenfaces_{label}.png"} if with_members else {},
                 members=members if with_members else {},
             )
         )

@@ -38,9 +38,11 @@ from toolkit.aggregate.occurrence import (
 )
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.faces.align import ARCFACE_5, template
+from toolkit.folder import held
 from toolkit.images.pixels import PixelFile
 from toolkit.images.source import ImageError
 from toolkit.memory import MemoryBudget
+from toolkit.progress import Reporter
 
 Z = scipy.stats.norm.ppf(0.975)
 
@@ -534,7 +536,7 @@ def test_all_of_it(made):
     assert (about["images"], about["failed"]) == (36, 2)
     skipped = pd.read_csv(out / "images_skipped.csv")
     assert skipped["image_path"].tolist() == ["3_1990.png", "5_1992.png"]
-    assert set(about["files"]) | {"aggregates.json"} == {path.name for path in out.iterdir()}
+    assert set(about["files"]) | {"aggregates.json", ".aggregate.lock"} == {path.name for path in out.iterdir()}
     for cluster in about["clusters"]:  # images of one size: the mean is the numbers' own
         rows = [i for i, name in enumerate(found.labels.names) if name == cluster["cluster"]]
         files = found.labels.paths[np.isin(found.labels.classes, rows)]
@@ -591,6 +593,17 @@ def test_a_killed_job_goes_on(made, monkeypatch):
         assert (made / "out" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_one_job_at_a_time_in_a_folder(made):
+    with (
+        held(made / "out", "aggregating clusters", lock=".aggregate.lock", reporter=Reporter(quiet=True)),
+        pytest.raises(InputError, match="another process is aggregating clusters"),
+    ):
+        aggregate(made)
+    (made / "file").touch()
+    with pytest.raises(InputError, match="file is a file; give a folder"):
+        aggregate(made, out="file")
+
+
 def patch_reader(monkeypatch):
     """Let images be read no more."""
 
@@ -638,6 +651,43 @@ def test_faces_are_aligned_first(made):
     assert json.loads((made / "out" / "aggregates.json").read_text())["alignment"].startswith("0 are aligned crops; 10")
 
 
+def test_images_that_cannot_be_used_are_refused_or_warned_of(made, capsys, monkeypatch):
+    with pytest.raises(InputError, match=r"2 of 36 images cannot be used.*; without --strict they are skipped"):
+        aggregate(made, strict=True)
+    with pytest.raises(InputError, match="not one of 36 images can be used"):
+        aggregate(made, images=made / "labels.csv")
+    options = ["--images", made / "images", "--out", made / "out", "--size", 16]
+    assert command(capsys, monkeypatch, "aggregate", made / "labels.csv", *options, "--strict")[0] == 2
+    assert not (made / "out" / "aggregates.json").exists()
+    Image.new("RGB", (20, 20)).save(made / "images" / "5_1992.png")  # it has come meanwhile
+    code, out, errors = command(capsys, monkeypatch, "aggregate", made / "labels.csv", *options, "--quiet")
+    assert (code, out) == (0, "")
+    assert "warning: 1 of 36 images cannot be used" in errors
+    assert pd.read_csv(made / "out" / "images_skipped.csv")["image_path"].tolist() == ["3_1990.png"]
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_paths_that_leave_the_folder(made):
+    outside = made / "images2"  # as the folder begins
+    outside.mkdir()
+    Image.new("RGB", (20, 20)).save(made / "images" / "inside.png")
+    for name in ("near.png", "far.png", "1_1991.png"):
+        Image.new("RGB", (20, 20)).save(outside / name)
+    paths = ["../images2/near.png", str(outside / "far.png"), "../images2/1_1991.png", "../../nowhere.png"]
+    paths += ["gone/../../images2/near.png", "/gone/../images2/near.png", "/no/x.png"]  # their ends lead out too
+    with (made / "labels.csv").open("a", encoding="utf-8") as file:
+        file.writelines(
+            f"{path},red\n" for path in [*paths, "../images/2_1992.png", str(made / "images" / "inside.png")]
+        )
+    found = aggregate(made)
+    skipped = pd.read_csv(made / "out" / "images_skipped.csv").set_index("image_path")["reason"]
+    leads = f"leads outside of {made / 'images'}"
+    assert skipped.loc[paths].tolist() == [*[leads] * 5, *["does not exist"] * 2]
+    assert len(found.failed) == 2 + 7
+    listed = aggregate(made, out="listed", images=outside / "list.csv")  # as a list's own, they may be anywhere
+    assert not set(paths[:3]) & {str(found.labels.paths[row]) for row in listed.failed}
+
+
 def test_numbers_in_names_of_files():
     assert numbers_of(["0", "3", "12"]) == [0, 3, 12]
     assert numbers_of(["3", "3.1", "a"]) == [0, 1, 2]
@@ -648,15 +698,17 @@ def test_pictures_of_many_and_of_few(rng):
     columns = [Column(f"a${i}", rng.integers(0, 2, 4000), ["0", "1"]) for i in range(40)]
     columns.append(Column("never", np.zeros(4000, np.int64), ["0"]))
     table = occurrence(labels, encoded(columns))
-    many = overview(table, {})
+    many, caption = overview(table, {})
     assert len(many.axes[0].get_yticks()) == 60
     assert len(many.axes[0].get_xticks()) == 30
-    assert "60 largest of 70 clusters" in " ".join(many.get_supxlabel().split())
-    chart = occurrence_chart(table[table["cluster"] == 3], "3")
+    assert "60 largest of 70 clusters" in caption
+    chart = occurrence_chart(table[table["cluster"] == 3], "3")[0]
     assert len(chart.axes[0].get_yticks()) == 30
+    assert "Everything is noisy" not in caption
+    assert "Everything is noisy" in overview(table.assign(is_noisy=True), {})[1]
     few = table[table["attribute"].isin(["never"]) & table["cluster"].isin([0, 1])]
-    assert len(overview(few, {}).axes[0].get_yticks()) == 2
-    assert len(occurrence_chart(few[few["cluster"] == 0], "0").axes[0].get_yticks()) == 0
+    assert len(overview(few, {})[0].axes[0].get_yticks()) == 2
+    assert len(occurrence_chart(few[few["cluster"] == 0], "0")[0].axes[0].get_yticks()) == 0
 
 
 def test_texts_are_safe():
@@ -680,16 +732,16 @@ def test_command_line(made, capsys, monkeypatch):
     refused(run(made / "none.csv", "--images", images, "--out", made / "o"), "do not exist")
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_of_a_run(tmp_path, told):
+@pytest.mark.parametrize(("told", "where"), [(True, "i"), (False, "i"), (False, "../i")])
+def test_of_a_run(tmp_path, told, where):
     rng = np.random.default_rng(1)
     groups = rng.integers(0, 2, 40)
     (tmp_path / "d").mkdir()
     np.save(tmp_path / "d" / "a.npy", (groups[:, None] * 9 + rng.normal(size=(40, 5))).astype(np.float32))
-    (tmp_path / "d" / "images_paths.csv").write_text("path\n" + "".join(f"i/{i}.png\n" for i in range(40)))
-    (tmp_path / "d" / "i").mkdir()
+    (tmp_path / "d" / "images_paths.csv").write_text("path\n" + "".join(f"{where}/{i}.png\n" for i in range(40)))
+    (tmp_path / "d" / where).mkdir()
     for i, group in enumerate(groups):
-        Image.new("RGB", (20, 20), (250, 0, i) if group else (0, 250, i)).save(tmp_path / "d" / "i" / f"{i}.png")
+        Image.new("RGB", (20, 20), (250, 0, i) if group else (0, 250, i)).save(tmp_path / "d" / where / f"{i}.png")
     stage = {
         "name": "s",
         "fraction": 1.0,

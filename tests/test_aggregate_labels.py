@@ -164,8 +164,43 @@ def test_names_for_two_models(out):
         read_labels(names, model=other.name)
 
 
+def test_of_which_run_and_model_labels_are(out, tmp_path):
+    labels, column = read_labels(out), read_labels(out / "best_clusterization.csv")
+    assert (labels.run, labels.is_named) == (out, False)
+    assert labels.model == FinishedRun(out).finalists[0].id
+    assert (column.run, column.model) == (out, None)
+    elsewhere = read_labels(table(tmp_path, "image_name,class", "a.jpg,1"))
+    assert (elsewhere.run, elsewhere.model) == (None, None)
+    kept = labels.keep(np.arange(3))
+    assert (kept.run, kept.model) == (out, labels.model)
+
+
 def test_keep(tmp_path):
     kept = read_labels(table(tmp_path, "image_name,class", "a,0", "b,1", "c,2", "d,2")).keep(np.array([0, 3]))
     assert kept.names == ("0", "2")
     assert classes(kept) == {"a": "0", "d": "2"}
     assert pd.Series(kept.classes).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("n", "n_shared"), [(20, 0), (40, 19)])
+def test_values_are_no_labels(tmp_path, n, n_shared):
+    def lines(shared):
+        return [f"{i}.jpg,{7 if i < shared else f'[{i}.25 {0.1 * i} ' + '0.1 ' * 99 + ']'}" for i in range(n)]
+
+    with pytest.raises(InputError, match=r"column features has .* different values") as refused:
+        read_labels(table(tmp_path, "image_name,features", *lines(n_shared)))
+    assert "it holds no clusters; give labels such as cluster_results.csv" in str(refused.value)
+    assert len(str(refused.value)) < 400 + len(str(tmp_path))
+    read_labels(table(tmp_path, "image_name,features", *lines(n // 2)))  # half are alone, not more
+    read_labels(table(tmp_path, "image_name,features", *lines(0)[:19]))  # few images may each be a class
+
+
+def test_long_names_are_shortened_where_they_are_printed(tmp_path):
+    found = read_labels(table(tmp_path, "image_name,class", f"a.jpg,{'x' * 900}", "b.jpg,y"))
+    assert found.names[0] == "x" * 900
+    assert f"({'x' * 31}…: 1, y: 1)" in found.text
+
+
+def test_semicolons(tmp_path):
+    with pytest.raises(InputError, match="are separated by semicolons; save them as CSV separated by commas"):
+        read_labels(table(tmp_path, "image_name;class", "a.jpg;1", "b.jpg;2"))

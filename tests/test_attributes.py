@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from toolkit.cli import app
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import InputError, MemoryBudgetError
+from toolkit.faces.attributes import train as training_room
 from toolkit.faces.attributes.accuracy import Counts, accuracy_table
 from toolkit.faces.attributes.celeba import CELEBA, PREDECESSOR, read_attributes, read_partition
 from toolkit.faces.attributes.predict import predict_attributes
@@ -234,6 +235,16 @@ def test_pixels_go_on_where_they_were_killed(tmp_path, monkeypatch):
     assert len(read) == 100 + 66  # the first chunk is not decoded again
     assert made.path.read_bytes() == whole.path.read_bytes()
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["pixels.json", "pixels.npy"]
+
+
+def test_pixels_that_end_too_early_are_told(tmp_path):
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png")
+    made = cache_pixels(tmp_path, np.array(["a.png"] * 3), tmp_path / "p", size=8, workers=0, reporter=QUIET)
+    with PixelFile(made.path) as file:
+        os.truncate(made.path, made.path.stat().st_size - 1)  # a disk that was full, or lost power
+        assert file.read(np.array([1])).tolist() == [[[[255, 0, 0]] * 8] * 8]
+        with pytest.raises(InputError, match=r"pixels\.npy ends before image 2; remove .*p and start again"):
+            file.read(np.array([0, 2]))
 
 
 def test_pixels_say_that_the_disk_is_full(tmp_path, monkeypatch):
@@ -542,14 +553,41 @@ def test_attributes_go_on_where_they_were_stopped(predecessor, tmp_path, monkeyp
         assert (tmp_path / "stopped" / name).read_bytes() == (whole.table.parent / name).read_bytes()
 
 
+def test_attributes_of_images_beside_the_results(predecessor, tmp_path):
+    """What lies in the folder of the results is no image of the job, whatever else is in that of the images."""
+    layers, images, _ = predecessor
+    weights = keras_file(tmp_path / "FC37.hdf5", layers)
+    folder = saved_images(tmp_path / "faces", images[:1])
+    saved_images(folder / "results", images[:2])
+    made = predict_attributes(folder, folder / "results", weights=weights, device="cpu", workers=0)
+    assert pd.read_csv(made.table)["path"].tolist() == ["0.png"]
+    before = made.table.read_bytes()
+    made.table.unlink()
+    again = predict_attributes(folder, folder / "results", weights=weights, device="cpu", workers=0)
+    assert not again.was_finished
+    assert made.table.read_bytes() == before
+
+
 def test_weights_that_are_none_of_attributes_are_refused(tmp_path):
     folder = saved_images(tmp_path / "faces", photographs(1, 32))
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("no weights")
-    for name, message in (("other.pt", "none of a network of attributes"), ("text.pt", "none of"), ("no.pt", "exist")):
+    (tmp_path / "zeros.pt").write_bytes(bytes(5000))
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"design": print}, tmp_path / "evil.pt")
+    none, unreadable = "are none of a network of attributes; give best.pt", "is not a PyTorch file of tensors"
+    for name, message in (
+        ("other.pt", none),
+        ("list.pt", none),
+        ("text.pt", unreadable),
+        ("zeros.pt", unreadable),
+        ("evil.pt", unreadable),
+        ("no.pt", "exist"),
+    ):
         with pytest.raises(InputError, match=message) as caught:
             predict_attributes(folder, tmp_path / "out", weights=tmp_path / name, device="cpu")
         assert "\n" not in str(caught.value)
+        assert "mmap" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -598,6 +636,36 @@ def test_labels_that_are_not_known_do_not_count():
     loss.backward()
     assert logits.grad[0, 2] == logits.grad[1, 0] == 0
     assert (logits.grad[labels != 0] != 0).all()
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_labels(tmp_path, monkeypatch):
+    from toolkit.faces.attributes.trainer import Trainer
+
+    seen = []
+
+    def step(_self, batch):
+        seen.append(int((batch.labels != 0).sum()))
+        return torch.tensor(float(len(seen)))
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    trained(drawn(tmp_path, 30), tmp_path / "out", epochs=1, batch=4)
+    assert len(set(seen)) > 1
+    expected = np.average(np.arange(1, len(seen) + 1), weights=seen)
+    assert pd.read_csv(tmp_path / "out/history.csv")["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_image_is_alone_in_its_batch(tmp_path):
+    from toolkit.faces.attributes.batches import Batches
+
+    for n_images, size, expected in ((3, 2, [3]), (5, 2, [3, 2]), (4, 2, [2, 2]), (7, 3, [3, 2, 2]), (1, 2, [1])):
+        batches = Batches(None, np.zeros((9, 1), np.int8), size, 0)
+        parts = np.array_split(np.arange(n_images), batches.n_batches(np.arange(n_images)))
+        assert [len(part) for part in parts] == expected
+    data = drawn(tmp_path, 5)  # three to train with
+    assert trained(data, tmp_path / "out", epochs=1, batch=2).n_images == (3, 1, 1)
+    (tmp_path / "out/accuracy.csv").unlink()
+    assert not trained(data, tmp_path / "out", epochs=1, batch=2).was_finished
+    assert (tmp_path / "out/accuracy.csv").is_file()
 
 
 def test_the_table_of_accuracy_is_that_of_scikit_learn():
@@ -808,6 +876,47 @@ def test_a_training_starts_from_a_backbone_of_torchvision(tmp_path):
 def test_wrong_options_are_refused(options, message, tmp_path):
     with pytest.raises(InputError, match=message):
         trained(drawn(tmp_path, 5), tmp_path / "out", **options)
+
+
+def test_a_training_that_could_not_start_claims_nothing(tmp_path, monkeypatch):
+    data = drawn(tmp_path, 20)
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="are not those of torchvision's mobilenet_v2"):
+        trained(data, tmp_path / "out", backbone=tmp_path / "other.pt")
+    with pytest.raises(MemoryBudgetError):
+        trained(data, tmp_path / "out", memory="50MiB")
+    with pytest.raises(InputError, match="learning_rate is nan"):
+        trained(data, tmp_path / "out", learning_rate=float("nan"))
+    assert not (tmp_path / "out").exists()
+
+    def stop(*_, **__):
+        raise RuntimeError("the power is gone")
+
+    for name in ("cache_pixels", "usable_rows"):  # killed before anything is decoded, and after all is
+        with monkeypatch.context() as patch:
+            patch.setattr(training_room, name, stop)
+            with pytest.raises(RuntimeError, match="power"):
+                trained(data, tmp_path / "out", seed=1)
+        if name == "cache_pixels":
+            with monkeypatch.context() as patch:
+                patch.setattr(training_room, name, stop)
+                with pytest.raises(RuntimeError, match="power"):  # is not refused
+                    trained(data, tmp_path / "out", seed=2)
+    with pytest.raises(InputError, match="seed was 1, is 2"):
+        trained(data, tmp_path / "out", seed=2)
+
+
+def test_attributes_that_could_not_start_claim_nothing(tmp_path):
+    data = drawn(tmp_path, 20)
+    trained(data, tmp_path / "a", epochs=1)
+    trained(data, tmp_path / "b", epochs=1, seed=1)
+    images, out = saved_images(tmp_path / "faces", photographs(2, 32)), tmp_path / "out"
+    with pytest.raises(MemoryBudgetError):
+        predict_attributes(images, out, weights=tmp_path / "a/best.pt", device="cpu", memory="50MiB")
+    assert not out.exists()
+    predict_attributes(images, out, weights=tmp_path / "b/best.pt", device="cpu", workers=0)
+    with pytest.raises(InputError, match="weights are other ones"):
+        predict_attributes(images, out, weights=tmp_path / "a/best.pt", device="cpu", workers=0)
 
 
 def test_both_verbs(tmp_path):

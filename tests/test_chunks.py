@@ -15,7 +15,7 @@ import pytest
 
 from toolkit.errors import InputError
 from toolkit.images import chunks as room
-from toolkit.images.chunks import Chunks, Part, WorkerDiedError
+from toolkit.images.chunks import Chunks, Part, WorkerDiedError, has_chunks
 from toolkit.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -101,6 +101,13 @@ class Slow(Squares):
         return super().work(items)
 
 
+class SlowAtTheEnd(Slow):
+    """The first chunk is finished at once."""
+
+    def work(self, items: range) -> Part:
+        return super().work(items) if items.start else Squares.work(self, items)
+
+
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):
     code = (
         "from pathlib import Path; from toolkit.images.chunks import Chunks; from toolkit.progress import Reporter; "
@@ -123,6 +130,29 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("stops", ["work", "keeping"])
+def test_what_is_not_kept_is_not_waited_for(tmp_path, monkeypatch, stops):
+    log = tmp_path / "log"
+    chunks = Chunks(tmp_path / "out", [], 200, reporter=QUIET)
+    if stops == "work":
+        wait = room.wait
+
+        def interrupted(*options, **named):
+            while not log.exists():
+                wait(*options, timeout=0.1, **named)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(room, "wait", interrupted)
+        make, error = Slow(log=str(log)), KeyboardInterrupt
+    else:  # a full disk: the second process is still at work
+        monkeypatch.setattr(room, "save_arrays", lambda *_, **__: (_ for _ in ()).throw(OSError("disk")))
+        make, error = SlowAtTheEnd(log=str(log)), OSError
+    started = time.monotonic()
+    with pytest.raises(error):
+        chunks.run("x", make, workers=2)
+    assert time.monotonic() - started < 50, "it waits for the minute that the work takes"
+
+
 def test_a_chunk_that_was_not_finished_is_no_chunk(tmp_path, monkeypatch):
     chunks = Chunks(tmp_path / "out", ["squares"], 100, reporter=QUIET)
     monkeypatch.setattr(room, "save_arrays", lambda *_, **__: (_ for _ in ()).throw(OSError("disk")))
@@ -132,7 +162,11 @@ def test_a_chunk_that_was_not_finished_is_no_chunk(tmp_path, monkeypatch):
 
 
 def test_work_of_another_job_is_refused(tmp_path):
-    Chunks(tmp_path / "out", ["squares", 1], 100, reporter=QUIET)
+    Chunks(tmp_path / "out", ["squares", 0], 100, reporter=QUIET)  # nothing is kept of it
+    chunks = Chunks(tmp_path / "out", ["squares", 1], 100, reporter=QUIET)
+    assert not has_chunks(tmp_path / "out")
+    chunks.run("squares", Squares(), workers=0)
+    assert has_chunks(tmp_path / "out")
     for identity, n_items in ((["squares", 2], 100), (["squares", 1], 101)):
         with pytest.raises(InputError, match="holds unfinished work of other images or options; run that command"):
             Chunks(tmp_path / "out", identity, n_items, reporter=QUIET)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,16 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from test_assign import command
 
-from toolkit.aggregate.generate import file_names, generate_images
+from toolkit.aggregate.generate import Generated, file_names, generate_images
 from toolkit.aggregate.nearest import nearest_images
 from toolkit.aggregate.plan import Plan
 from toolkit.aggregate.samples import Batches, balanced_order, baselines, split
 from toolkit.aggregate.train import train_cvae
 from toolkit.errors import InputError, MemoryBudgetError
+from toolkit.folder import held
 from toolkit.images.pixels import PixelFile
 from toolkit.memory import resident_bytes
-from toolkit.progress import Reporter
+from toolkit.progress import Reporter, Task
 
 torch = pytest.importorskip("torch")
 
@@ -417,6 +419,16 @@ def test_a_class_of_one_image(given, tmp_path, capsys):
     assert open_trained(found.weights).class_sizes == (20, 20, 20, 1)
 
 
+def test_one_class_only(given, tmp_path, capsys):
+    lines = [line.split(",")[0] for line in given[1].read_text().splitlines()[1:]]
+    (tmp_path / "labels.csv").write_text("image_name,class\n" + "".join(f"{line},all\n" for line in lines))
+    found = train((given[0], tmp_path / "labels.csv"), tmp_path / "out", num_epochs=1)
+    assert "there is one class only, all: the network has nothing to be conditional on" in capsys.readouterr().err
+    said = "the latent vector says nothing"
+    assert said in replace(found, best=replace(found.best, active_units=0)).text
+    assert said not in replace(found, best=replace(found.best, active_units=1)).text
+
+
 def test_numbers_of_classes(given, tmp_path, capsys):
     with pytest.raises(InputError, match=r"has 3 classes \(0, 1, 2\), --num_classes is 2; give --num_classes 3"):
         train(given, tmp_path / "out", num_classes=2)
@@ -428,7 +440,8 @@ def test_numbers_of_classes(given, tmp_path, capsys):
     ("changed", "message"),
     [
         ({"image_size": 40}, "image_size is 40; allowed: 16"),
-        ({"batch_size": 0}, "batch_size is 0; allowed: 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0; allowed: 1 to 65,536"),
+        ({"batch_size": 65_537}, "batch_size is 65537; allowed: 1 to 65,536"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; allowed: more than 0"),
         ({"validation": 1.0}, "validation is 1.0; allowed: between 0 and 1"),
         ({"width": 12}, "width is 12; allowed: a multiple of 8"),
@@ -446,6 +459,21 @@ def test_another_training_in_the_folder(given, trained):
     with pytest.raises(InputError, match="holds weights of other images, labels or options"):
         train(given, trained, Plan(**(SMALL.__dict__ | {"latent_dim": 5})))
     assert (trained / "weights" / "last.pt").read_bytes() == before
+
+
+def test_one_training_at_a_time_in_a_folder(given, tmp_path):
+    out = tmp_path / "out"
+    with held(out, "training", lock=".lock", reporter=Reporter(quiet=True)):
+        with pytest.raises(InputError, match=r"another process is training in .*out; wait for it"):
+            train(given, out)
+        assert not (out / "pixels").exists()
+    assert train(given, out, num_epochs=1).weights.exists()
+
+
+def test_a_class_of_which_no_image_is_there(given, tmp_path, capsys):
+    found = train(with_lines(given, tmp_path, "gone.png,lost"), tmp_path / "out", num_epochs=1)
+    assert "no image of class lost is there; the network has 3 classes" in capsys.readouterr().err
+    assert open_trained(found.weights).class_names == ("0", "1", "2")
 
 
 def test_too_little_memory(given, tmp_path):
@@ -489,6 +517,7 @@ def test_what_is_generated(trained, tmp_path):
     with Image.open(tmp_path / "a" / "aggregates.png") as image:
         assert image.text["Title"] == "Aggregate images"
         assert "validation" in image.text["Description"]
+        assert "labels.csv, column class" in image.text["Description"]
     with (tmp_path / "a" / "nearest.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["cluster"], row["among"], row["rank"]) for row in rows] == [
@@ -501,6 +530,17 @@ def test_what_is_generated(trained, tmp_path):
     again = [path for path in (*again.aggregates, *again.others) if path.name != "nearest.csv"]
     assert len(again) == 3
     assert all(path.read_bytes() == (tmp_path / "a" / path.name).read_bytes() for path in again)
+
+
+def test_how_pictures_get_into_the_report_of_a_run(tmp_path):
+    aggregates = [tmp_path / "run" / "aggregates" / "cluster_0.jpg"]
+    assert "report" not in Generated(tmp_path / "out", aggregates, [], "").text
+    command_of = f"`toolkit report {tmp_path / 'run'} --only html` shows"
+    elsewhere = Generated(tmp_path / "out", aggregates, [], str(tmp_path / "run")).text
+    assert f"`toolkit cvae generate --out {tmp_path / 'run' / 'aggregates'}`, then {command_of}" in elsewhere
+    there = Generated(tmp_path / "run" / "aggregates", aggregates, [], str(tmp_path / "run")).text
+    assert command_of in there
+    assert "cvae generate" not in there
 
 
 def test_one_cluster(trained, tmp_path):
@@ -523,6 +563,18 @@ def test_temperature_and_seed(trained, tmp_path):
     assert np.array_equal(*samples(temperature=0))
     with pytest.raises(InputError, match="temperature is -1"):
         samples(temperature=-1)
+
+
+def test_classes_are_followed(trained, tmp_path, monkeypatch):
+    followed = {}
+
+    class Following(Task):
+        def advance(self, predicted, note=""):
+            followed[self.title] = followed.get(self.title, 0) + predicted
+
+    monkeypatch.setattr(Reporter, "track", lambda self, title, predicted: Following(title, predicted, self))
+    generate_images(trained / "weights" / "best.pt", out=tmp_path, device="cpu", reporter=QUIET)
+    assert followed["samples"] == followed["nearest of the class"] == 3
 
 
 def test_weights_alone(trained, tmp_path, capsys):
@@ -550,13 +602,25 @@ def test_other_weights(trained, tmp_path):
 
     refused("do not exist; `toolkit cvae train` writes")
     path.write_bytes(b"not weights")
-    refused("cannot be read without running code")
+    refused("are damaged, or hold code beside numbers")
     torch.save({"model": {"fc_mu.weight": torch.zeros(2, 2)}, "optimizer": {}}, path)  # of the seed
     refused("hold model, optimizer, not a network of .*another architecture")
     torch.save(content | {"config": content["config"] | {"latent_dim": 5}}, path)
-    refused(r"are of another shape: .*size mismatch for to_posterior")
-    torch.save(content | {"config": {"image_size": 16}}, path)
-    refused("do not say how their network is made")
+    refused(r"are of another shape: to_posterior.weight is \[8, 256\], not \[10, 256\], .*; train again")
+    state = {key.replace("to_image.bias", "strange"): value for key, value in content["state_dict"].items()}
+    torch.save(content | {"state_dict": state}, path)
+    refused("are of another shape: to_image.bias is missing, strange is strange; train again")
+    for config in (
+        {"image_size": 16},
+        content["config"] | {"width": "many"},
+        content["config"] | {"latent_dim": 1 << 50},
+    ):
+        torch.save(content | {"config": config}, path)
+        refused("do not say how their network is made")
+    torch.save(content | {"class_names": ["0"]}, path)
+    refused("3 classes, 1 names and 3 sizes")
+    path.write_bytes((trained / "weights" / "last.pt").read_bytes())
+    refused("give the best.pt beside them")
 
 
 def test_weights_run_nothing(tmp_path):
@@ -565,7 +629,7 @@ def test_weights_run_nothing(tmp_path):
             return os.mkdir, (str(tmp_path / "made"),)
 
     torch.save({"format": "toolkit cvae 1", "x": Evil()}, tmp_path / "w.pt")
-    with pytest.raises(InputError, match="cannot be read without running code"):
+    with pytest.raises(InputError, match="hold code beside numbers, which is not run"):
         generate_images(tmp_path / "w.pt", out=tmp_path / "out", device="cpu")
     assert not (tmp_path / "made").exists()
 
@@ -582,7 +646,10 @@ def test_verbs_and_jobs(given, tmp_path, capsys, monkeypatch):
     assert code == 0
     assert "inference_results/cluster_0.jpg ... cluster_2.jpg" in said
     code, _, errors = command(capsys, monkeypatch, "cvae", "train", *common, "--num_classes", 2, *small)
-    assert (code, errors.count("\n")) == (2, 2)  # what the labels are, and the error
+    assert (code, errors.count("\n")) == (2, 1)
+    for wrong in (["--image_size", 7], ["--batch_size", 70_000], ["--device", "tpu"], ["--num_epochs", 0]):
+        code, _, errors = command(capsys, monkeypatch, "cvae", "train", *common, *small, *wrong)
+        assert (code, errors.count("\n")) == (2, 1)
     run_job(monkeypatch, "train_cvae.py", *common, *small)  # finished before
     (tmp_path / "inference_results" / "cluster_1.jpg").unlink()
     run_job(monkeypatch, "cvae_inference.py", "--cluster", 1, "--num_classes", 3, "--image_size", 16)

@@ -21,10 +21,10 @@ from toolkit import packages
 from toolkit.errors import InputError, MissingPackageError
 from toolkit.faces import align, crops, cutting
 from toolkit.faces.crops import detect_faces
-from toolkit.faces.detectors import make_detector
+from toolkit.faces.detectors import Detector, Face, make_detector
 from toolkit.faces.detectors.dlib_detectors import DlibHog
 from toolkit.images import chunks
-from toolkit.memory import resident_bytes
+from toolkit.memory import peak_bytes, reset_peak, resident_bytes
 from toolkit.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -48,7 +48,7 @@ def write(folder, contents):
 
 
 def find(images, out, **options):
-    return detect_faces(images, out, reporter=QUIET, **{"workers": 1} | options)
+    return detect_faces(images, out, reporter=QUIET, **{"workers": 0} | options)
 
 
 def tables(out):
@@ -164,7 +164,7 @@ def test_weights_are_known_by_their_content(tmp_path):
     first.rename(second)
     assert find(images, tmp_path / "o", detector="dlib-mmod", weights=second).was_finished
     second.write_bytes(content.read_bytes() + b"more")
-    with pytest.raises(InputError, match=r"of other images or options \(weights was"):
+    with pytest.raises(InputError, match=r"of other images or options \(weights are other ones\)"):
         find(images, tmp_path / "o", detector="dlib-mmod", weights=second)
 
 
@@ -281,7 +281,8 @@ def test_a_finished_job_is_left_alone(album, tmp_path, capfd):
     assert (again.n_faces, again.n_quarantined, again.n_helped) == (
         first.n_faces, first.n_quarantined, first.n_helped,
     )  # fmt: skip
-    assert "is finished already: 6 faces" in capfd.readouterr().err
+    assert "is finished already: 6 faces" in again.text
+    assert "is finished already" not in capfd.readouterr().err, "the command line prints it once"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
     with pytest.raises(InputError, match=r"other images or options \(margin was 0.25, is 0.5\)"):
         find(album, out, margin=0.5)
@@ -409,6 +410,75 @@ def test_names_of_crops_are_unique_and_stay_inside():
     assert len({name.casefold() for name in found}) == len(names)
 
 
+@pytest.mark.usefixtures("hog")
+def test_names_that_no_file_system_takes_and_that_look_as_crops_do(tmp_path):
+    deep = "deep/" * 800
+    names = ["d" * 300 + "/x.png", "ok.png", "ok_0.png/x.png", "OK_0.PNG/y.png", f"{deep}x.png", "e" * 300 + ".png"]
+    with zipfile.ZipFile(tmp_path / "i.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, encoded(AROUND))
+    assert find(tmp_path / "i.zip", tmp_path / "o").n_faces == len(names)
+    found = tables(tmp_path / "o")[0]["crop"]
+    assert len(set(found.str.casefold())) == len(names)
+    assert all((tmp_path / "o" / crop).is_file() for crop in found)
+
+
+def test_crops_are_never_where_the_chunks_are():
+    found = cutting.crop_names(np.array([".parts/000000000/a.png", ".a.png", "b/../c.png", "..."]))
+    assert found == ["parts/000000000/a", "a", "b/c", "image"]
+
+
+@pytest.mark.usefixtures("hog")
+def test_names_with_carriage_returns(tmp_path):
+    images = write(
+        tmp_path / "i", {"a\rb.png": encoded(AROUND), "c.png": encoded(AROUND), "new\nline.png": encoded(GREY)}
+    )
+    find(images, tmp_path / "o")
+    faces, quarantine = tables(tmp_path / "o")
+    assert faces["image_path"].tolist() == ["c.png"]
+    assert quarantine.to_numpy().tolist() == [
+        ["a\\rb.png", "has a carriage return in its name; rename it"],
+        ["new\nline.png", "no face found"],
+    ]
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_cutting_asks_for_memory_too(tmp_path, monkeypatch, aligned):
+    """A face that fills a photograph, with a wide margin, is cut from many times the photograph."""
+    side = 1500
+    corners = (align.ARCFACE_TEMPLATE + 0.5) * side / 112 - 0.5
+    found = Face(0, 0, side, side, 1.0, corners)
+
+    class Found(Detector):
+        small, bytes_per_pixel, landmark_model = 0, 1, align.ARCFACE_5
+
+        def search(self, image, factor):
+            return [found]
+
+    monkeypatch.setattr(crops, "make_detector", lambda *_: Found())
+    images = write(tmp_path / "i", {"a.png": encoded(Image.new("RGB", (side, side), "grey"))})
+    options = {"detector": "mtcnn", "align": aligned, "size": 64}
+    reset_peak()
+    before = resident_bytes()
+    find(images, tmp_path / "wide", margin=2, memory=before + (2 << 30), **options)
+    assert peak_bytes() - before < 25 * side**2 * 12, "the estimate is too low"
+    find(images, tmp_path / "o", margin=2, memory=resident_bytes() + (600 << 20), **options)
+    (reason,) = tables(tmp_path / "o")[1]["reason"]
+    assert "to be cut out with its margin" in reason
+    assert "raise --memory, or take a smaller --margin" in reason
+    narrow = find(images, tmp_path / "narrow", margin=0.25, memory=resident_bytes() + (600 << 20), **options)
+    assert narrow.n_faces == 1
+
+
+@pytest.mark.usefixtures("hog")
+def test_tables_that_were_removed_are_made_again(album, tmp_path):
+    find(album, tmp_path / "o")
+    before = files(tmp_path / "o")
+    (tmp_path / "o" / "faces.csv").unlink()
+    assert not find(album, tmp_path / "o").was_finished
+    assert files(tmp_path / "o") == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -417,7 +487,7 @@ def test_names_of_crops_are_unique_and_stay_inside():
         ({"margin": -0.1}, "margin -0.1; allowed: 0 to 2"),
         ({"min_size": 0}, "min_size 0; allowed: from 1"),
         ({"min_score": float("nan")}, "min_score nan; allowed"),
-        ({"workers": 0}, "0 workers; allowed: from 1"),
+        ({"workers": -1}, "workers is -1; allowed: 0"),
     ],
 )
 @pytest.mark.usefixtures("hog")

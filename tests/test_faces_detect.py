@@ -151,7 +151,7 @@ def test_haar_without_dlib_cuts_boxes_and_says_so(tmp_path, monkeypatch, capfd):
     pytest.importorskip("cv2")
     monkeypatch.setitem(sys.modules, "dlib", None)
     AROUND.save(tmp_path / "a.png")
-    made = detect_faces(tmp_path, tmp_path / "out", detector="haar", workers=1, reporter=Reporter(quiet=True))
+    made = detect_faces(tmp_path, tmp_path / "out", detector="haar", workers=0, reporter=Reporter(quiet=True))
     assert made.n_faces == 1
     assert "not aligned" in capfd.readouterr().err
     line = pd.read_csv(tmp_path / "out" / "faces.csv", keep_default_na=False).iloc[0]

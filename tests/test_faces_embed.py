@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 import zipfile
 from importlib.metadata import version
@@ -23,10 +25,10 @@ from PIL import Image
 from test_models import arcface
 
 from tests.killed import run_killed
-from toolkit import packages
+from toolkit import folder, packages
 from toolkit.descriptors.loader import DataLoader
 from toolkit.errors import DeviceError, InputError, MemoryBudgetError, MissingPackageError, ToolkitError
-from toolkit.faces import descriptor_files, embed, folder
+from toolkit.faces import descriptor_files, embed
 from toolkit.faces import models as registry
 from toolkit.faces.embed import embed_images
 from toolkit.faces.models import MODELS, choose_model, make_embedder
@@ -412,9 +414,10 @@ def test_weights_run_no_code(tmp_path):
     (tmp_path / "damaged.pt").write_bytes(facenet_weights(tmp_path).read_bytes()[:-5000])
     (tmp_path / "empty.pt").touch()
     for name in ("bomb", "damaged", "empty"):
-        with pytest.raises(InputError, match="cannot be read as a PyTorch state dict") as raised:
+        with pytest.raises(InputError, match="not a PyTorch file of tensors, or holds code") as raised:
             open_facenet(tmp_path / f"{name}.pt")
         assert "\n" not in str(raised.value)
+        assert "weights_only" not in str(raised.value), "PyTorch advises to run the code"
     assert not (tmp_path / "exploded").exists()
 
 
@@ -624,7 +627,7 @@ def test_crops_of_detected_faces_are_taken_as_their_table_says(tmp_path, made, h
 def test_a_network_that_does_not_know_faces_is_warned_of(tmp_path, capsys):
     write_faces(tmp_path / "faces")
     embed_images(tmp_path / "faces", tmp_path / "out", model="efficientnet_lite0", device="cpu", workers=0)
-    assert "efficientnet_lite0 does not tell faces apart" in capsys.readouterr().err
+    assert "group images that look alike, not people" in capsys.readouterr().err
     photographs(tmp_path / "cars", 2)
     embed_images(tmp_path / "cars", tmp_path / "out2", model="efficientnet_lite0", device="cpu", workers=0)
     assert "warning" not in capsys.readouterr().err
@@ -893,6 +896,77 @@ def test_a_name_that_is_not_utf_8_costs_its_row(tmp_path):
 
 
 @pytest.mark.usefixtures("means")
+def test_a_name_with_a_carriage_return_costs_its_row_and_shifts_no_other(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(("a.png", "b\rc.png", "d\ne.png", 'f,"g.png')):
+        coloured(i).save(tmp_path / "in" / name)
+    found = embed_images(tmp_path / "in", tmp_path / "out", workers=0)
+    assert (found.n_images, found.n_failed) == (4, 1)
+    paths = DataLoader(["dlib"], tmp_path / "out").image_paths.tolist()
+    assert paths == ["a.png", "b\\rc.png", "d\ne.png", 'f,"g.png']
+    np.testing.assert_allclose(np.load(found.descriptor)[[0, 2, 3]], [means_of(coloured(i)) for i in (0, 2, 3)])
+    assert embed_images(tmp_path / "in", tmp_path / "out", workers=0).was_finished
+
+
+@pytest.mark.usefixtures("means")
+def test_a_backslash_in_a_name_is_no_folder(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    try:
+        coloured(0).save(tmp_path / "in" / "a\\b.png")
+    except OSError:
+        pytest.skip("the file system has no such names")
+    if (tmp_path / "in" / "a" / "b.png").exists():
+        pytest.skip("here it is a folder")
+    coloured(1).save(tmp_path / "in" / "a" / "b.png")
+    found = embed_images(tmp_path / "in", tmp_path / "out", workers=0)
+    assert DataLoader(["dlib"], tmp_path / "out").image_paths.tolist() == ["a/b.png", "a\\b.png"]
+    np.testing.assert_allclose(np.load(found.descriptor), [means_of(coloured(i)) for i in (1, 0)])
+
+
+@pytest.mark.usefixtures("means")
+def test_faces_that_are_not_finished_are_not_embedded(tmp_path):
+    write_faces(tmp_path / "faces")
+    (tmp_path / "faces" / "faces.csv").unlink()
+    with pytest.raises(InputError, match=r"holds faces that are not finished: .* run `toolkit faces detect` again"):
+        embed_images(tmp_path / "faces", tmp_path / "out", workers=0)
+
+
+@pytest.mark.usefixtures("means")
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_no_number_is_told(tmp_path, monkeypatch, number):
+    photographs(tmp_path / "in", 5)
+
+    def forward(self, inputs):
+        rows = original(self, inputs)
+        rows[inputs[:, 0, 0, 0] == corner, 3] = number
+        return rows
+
+    original = Means._forward
+    whole = embed_images(tmp_path / "in", tmp_path / "whole", workers=0)
+    images = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "in").rglob("*.png"))]
+    small = [resized(image, (8, 8), Image.Resampling.BILINEAR) for image in images]
+    corner = small[2][0, 0, 0]
+    assert [one[0, 0, 0] == corner for one in small] == [False, False, True, False, False]
+    monkeypatch.setattr(Means, "_forward", forward)
+    found = embed_images(tmp_path / "in", tmp_path / "out", workers=0)
+    assert found.n_failed == 1
+    rows = np.load(found.descriptor)
+    assert np.isnan(rows[2]).all()
+    np.testing.assert_array_equal(rows[[0, 1, 3, 4]], np.load(whole.descriptor)[[0, 1, 3, 4]])
+    reasons = pd.read_csv(tmp_path / "out" / "quarantine_dlib.csv")
+    assert reasons.to_numpy().tolist() == [["a/02.png", "the network makes no finite numbers of it"]]
+
+
+@pytest.mark.usefixtures("means")
+def test_a_folder_is_no_table(tmp_path):
+    photographs(tmp_path / "in", 2)
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(InputError, match=r"table.csv is a folder; give a file"):
+        embed_images(tmp_path / "in", tmp_path / "out", workers=0, csv=tmp_path / "table.csv")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("means")
 def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     photographs(tmp_path / "in", 2)
     scandir = os.scandir
@@ -931,7 +1005,99 @@ def test_images_that_are_none(tmp_path):
         embed_images(tmp_path / "in", tmp_path / "file.txt")
     with pytest.raises(InputError, match="workers is -1"):
         embed_images(tmp_path / "in", tmp_path / "out", workers=-1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no regular file"):
+        embed_images(tmp_path / "pipe", tmp_path / "out")
+    long = "x" * 5000 + ".png"
+    (tmp_path / "long.csv").write_text(f"path\na.png\n{long}\n")
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        archive.writestr(long, b"")
+    for name in ("long.csv", "long.zip"):
+        with pytest.raises(InputError, match="names an image by 5,004 bytes"):
+            embed_images(tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("means")
+def test_a_start_that_fails_claims_nothing(tmp_path, monkeypatch):
+    photographs(tmp_path / "in", 7)
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"wrong")
+    options = {
+        "model": "inception_resnet_v1",
+        "weights": weights,
+        "accept_licence": True,
+        "device": "cpu",
+        "workers": 0,
+    }
+
+    def refuse(_):
+        raise InputError("other weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.Choice, "open", refuse)
+        with pytest.raises(InputError, match="other weights"):
+            embed_images(tmp_path / "in", tmp_path / "out", **options)
+    with pytest.raises(MemoryBudgetError):
+        embed_images(tmp_path / "in", tmp_path / "out", memory="50MiB", **options)
+    assert not (tmp_path / "out").exists()
+    with monkeypatch.context() as patch:  # killed after it has claimed the folder, before its first chunk
+        patch.setattr(embed.Chunks, "run", lambda *_, **__: refuse(0))
+        with pytest.raises(InputError, match="other weights"):
+            embed_images(tmp_path / "in", tmp_path / "out", **options)
+    assert (tmp_path / "out/inception_resnet_v1.json").exists()
+    weights.write_bytes(b"right")
+    assert embed_images(tmp_path / "in", tmp_path / "out", **options).n_images == 7
+    weights.write_bytes(b"others")
+    with pytest.raises(InputError, match=r"other images or options \(weights are other ones\); give another folder"):
+        embed_images(tmp_path / "in", tmp_path / "out", **options)
+
+
+def test_work_that_was_begun_is_not_replaced(tmp_path, means, monkeypatch):
+    photographs(tmp_path / "in", 7)
+    keep = chunks.Chunks._keep
+
+    def once(self, chunk, part):
+        if chunk.start:
+            raise RuntimeError("the power is gone")
+        keep(self, chunk, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks.Chunks, "_keep", once)
+        with pytest.raises(RuntimeError, match="power"):
+            embed_images(
+                tmp_path / "in", tmp_path / "out", model="efficientnet_lite0", batch=2, device="cpu", workers=0
+            )
+    with pytest.raises(InputError, match="batch was 2, is 3"):
+        embed_images(tmp_path / "in", tmp_path / "out", model="efficientnet_lite0", batch=3, device="cpu", workers=0)
+
+
+def test_a_stopped_command_says_that_it_goes_on(tmp_path):
+    pytest.importorskip("dlib")
+    for i in range(40):
+        path = tmp_path / f"in/{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        coloured(i, (600, 600)).save(path)
+    code = "from toolkit.images import chunks; chunks.CHUNK = 1; from toolkit.cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "faces",
+        "embed",
+        tmp_path / "in",
+        "--out",
+        tmp_path / "out",
+        "--workers",
+        "0",
+    ]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("out/.dlib/.parts/0*")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        told = process.communicate()[1]
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "error: stopped; the same command goes on where it stopped"
 
 
 @pytest.mark.usefixtures("means")

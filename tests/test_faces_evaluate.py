@@ -14,10 +14,13 @@ from scipy.optimize import brentq
 from scipy.spatial.distance import cdist
 from sklearn import metrics
 from test_run import execute
+from typer.testing import CliRunner
 
+from toolkit.cli import app
 from toolkit.errors import InputError, MemoryBudgetError
 from toolkit.faces.evaluation import evaluate_descriptors, evaluate_labels, match_paths, write, write_evaluation
 from toolkit.faces.evaluation import pairs as module
+from toolkit.faces.evaluation.identities import identities_of
 from toolkit.grid.finished import FinishedRun
 from toolkit.score import truth
 from toolkit.score.truth import confusions, match, verification, with_single_noise
@@ -462,7 +465,7 @@ def test_which_column_holds_the_labels(tmp_path):
     write_csv(path, ["image_path", "KMeans", "DBSCAN"], in_folders(people), [0, 0, 1, 1], [0, 0, 0, 0])
     assert evaluate_labels(path, model="KMeans").all_rows.ari == 1
     assert evaluate_labels(path, model="DBSCAN").all_rows.ari == 0
-    with pytest.raises(InputError, match="no column label or cluster; name one with --model: KMeans, DBSCAN"):
+    with pytest.raises(InputError, match="no column label or cluster or class; name one with --model: KMeans, DBSCAN"):
         evaluate_labels(path)
     with pytest.raises(InputError, match="unknown column of labels 'OPTICS'; known: DBSCAN, KMeans"):
         evaluate_labels(path, model="OPTICS")
@@ -470,6 +473,24 @@ def test_which_column_holds_the_labels(tmp_path):
     assert evaluate_labels(path).all_rows.ari == 1
     write_csv(path, ["image_path", "other", "Label"], in_folders(people), [0, 0, 0, 0], [0, 0, 1, 1])
     assert evaluate_labels(path).all_rows.ari == 1
+    for header in (["image_name", "class"], ["filename", "label"]):
+        write_csv(path, header, in_folders(people), [0, 0, 1, 1])
+        assert evaluate_labels(path).all_rows.ari == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        ("faces.npy", "--model=KMeans"),
+        *[("l.csv", f"--{name}=1") for name in ("pairs", "image-paths", "metric", "seed")],
+    ],
+)
+def test_options_of_the_other_kind_are_refused(source, option, rng, tmp_path):
+    saved(tmp_path, *faces(rng))
+    write_csv(tmp_path / "l.csv", ["path", "label"], in_folders(["a", "b"]), [0, 1])
+    result = CliRunner().invoke(app, ["faces", "evaluate", str(tmp_path / source), option])
+    assert isinstance(result.exception, InputError)
+    assert f"{option.partition('=')[0]} is of a " in str(result.exception)
 
 
 def test_labels_that_cannot_be_used(tmp_path):
@@ -477,7 +498,7 @@ def test_labels_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         evaluate_labels(path)
     for content, message in (
-        ("", "no column path or image_path or filename; there are: none"),
+        ("", "no column path or image_path or filename or image_name; there are: none"),
         ("path,label\na/1,\n", "none of 1 rows has both"),
         ("path,label\n", "no image lies in a folder"),
         ('path,label\n"a/1,0\n', "is not a readable CSV"),
@@ -538,6 +559,15 @@ def test_paths_match_by_their_ends():
     for paths in (["x/1"], ["a/2", "b/2"], ["2", "b/2"]):
         with pytest.raises(InputError, match="ambiguous"):
             match_paths(paths, listed)
+
+
+def test_errors_show_paths_as_text(tmp_path):
+    paths = np.array([np.str_("1.jpg"), np.str_("2.jpg")], dtype=object)  # as a run may hold them
+    with pytest.raises(InputError, match=r"for instance '1\.jpg'; give"):
+        identities_of(paths, None)
+    write_csv(tmp_path / "who.csv", ["path", "identity"], ["a/1.jpg", "b/1.jpg"], ["a", "b"])
+    with pytest.raises(InputError, match=r"^'1\.jpg' is ambiguous"):
+        identities_of(paths, tmp_path / "who.csv")
 
 
 def test_the_folder_is_the_identity(tmp_path):

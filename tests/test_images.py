@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import threading
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -108,6 +109,19 @@ def test_modes(tmp_path, memory, size):
         assert image.mode == "RGB", name
         assert max(image.size) <= size
         assert np.abs(np.asarray(image).astype(int) - colour).max() <= tolerance, name
+
+
+def test_decoding_takes_no_more_than_it_asks_for():
+    values = np.arange(1_000_000, dtype=np.int32).reshape(1000, 1000) * 1000
+    tracemalloc.start()
+    decode_room.decode(encoded(Image.fromarray(values), "TIFF"), most_bytes=30_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 22_000_000  # of NumPy and the file; what Pillow takes, 4 bytes a pixel and then 4 more, is not traced
+    padded = encoded(solid("RGB", RED, (4, 4)), "PNG") + bytes(1 << 20)
+    decode_room.decode(padded, most_bytes=(1 << 20) + 2000)
+    with pytest.raises(ImageError, match=r"needs 1.* MiB to be decoded, of 1 MiB"):
+        decode_room.decode(padded, most_bytes=1 << 20)
 
 
 def test_numbers_of_32_bits_are_scaled_from_least_to_greatest(tmp_path, memory):
@@ -262,7 +276,7 @@ def test_what_is_no_file(tmp_path, memory):
     source = open_images(
         np.array(["pipe", "folder.png", "long.png", "nowhere.png", "nul\0.png", "", "a.png"]), tmp_path
     )
-    assert source.problems == {0: "does not exist", 1: "is a folder", 3: "does not exist", 4: "does not exist",
+    assert source.problems == {0: "is no regular file", 1: "is a folder", 3: "does not exist", 4: "does not exist",
                                5: "does not exist"}  # fmt: skip
     images, problems = thumbnails_of(source, 60, memory)
     assert problems[2] == "has 512 MiB; allowed: 512 MiB"
@@ -548,7 +562,7 @@ def test_a_long_list_of_members_is_matched_in_one_pass(tmp_path, monkeypatch):
 def test_a_place_that_is_none(tmp_path, kind):
     where = tmp_path / "images"
     message = {
-        "missing": "does not exist; allowed: a folder, a zip archive",
+        "missing": "does not exist; allowed: a folder or a zip archive$",
         "pipe": "is neither a folder nor a file",
         "other folder": "the folder .* holds none of the 2 images, for instance 'a/1.png' does not exist; give",
         "other zip": "the archive .* holds none of the 2 images, for instance 'a/1.png' is not in the archive; give",

@@ -81,7 +81,11 @@ def test_one_crop_per_image_under_its_own_name(cropped):
             assert crop.size == (224, 224)
             apart = np.abs(np.asarray(crop, float) - np.asarray(cut, float)).mean()
             assert apart == 0 if crop.format == "PNG" else 0 < apart < 3
-    assert "b/ada.jpg becomes temp/ada-2.jpg" in said
+    assert said.count("ada") == 0
+    assert "1 crops have another name" in said
+    names = pd.read_csv(folder / "temp.faces" / "names.csv")
+    assert names.to_numpy().tolist() == [["b/ada.jpg", "temp/ada-2.jpg"]]
+    assert list(names) == ["source", "crop"]
     assert "4 faces in 6 images; 2 images without" in said
     quarantine = pd.read_csv(folder / "temp.faces" / "quarantine.csv")
     assert quarantine["image_path"].tolist() == ["broken.jpg", "nobody.jpg"]
@@ -143,16 +147,26 @@ def test_clusters_are_those_of_a_run(tmp_path, rng, start):
         ("pic2vec", [], "model vggface_resnet50 needs weights"),
         ("pic2vec", ["--model_name", "senet50"], "model vggface_senet50 needs weights"),
         ("clustering", ["--embeddings_path", "nowhere.csv", "--num_clusters", "2"], "nowhere.csv is not a file"),
-        ("clustering", ["--embeddings_path", "few.csv", "--num_clusters", "4"], "n_clusters is 4; allowed: at most"),
-        ("clustering", ["--embeddings_path", "few.csv", "--num_clusters", "1"], "n_clusters is 1; allowed"),
+        (
+            "clustering",
+            ["--embeddings_path", "few.csv", "--num_clusters", "4"],
+            "--num_clusters is 4; allowed: at most",
+        ),
+        ("clustering", ["--embeddings_path", "few.csv", "--num_clusters", "1"], "--num_clusters is 1; allowed"),
+        ("clustering", ["--embeddings_path", "nameless.csv", "--num_clusters", "2"], "has no column filename, but 'x,"),
+        ("clustering", ["--embeddings_path", "text.csv", "--num_clusters", "2"], "text.csv"),
+        ("clustering", ["--embeddings_path", "few.csv", "--num_clusters", "2", "--output_csv", "."], ". is a folder"),
     ],
 )
 def test_bad_input_is_one_line(job, options, expected, tmp_path, start, capsys):
     (tmp_path / "few.csv").write_text('filename,features\na,"1.5,2"\nb,"2,3"\nc,"4,5"\n')
+    (tmp_path / "nameless.csv").write_text('x,features\na,"1.5,2"\n')
+    (tmp_path / "text.csv").write_text("filename,features\na,b\n")
     assert start(job, *options) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert expected in last
+    assert ".unfinished" not in last
     assert not {path.name for path in tmp_path.iterdir()} & {"temp", "image_features.csv", "cluster_results.csv"}
 
 
@@ -160,5 +174,11 @@ def test_crops_of_something_else_stay(tmp_path, start, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "temp").mkdir()
     assert start("image_preprocessing", "--directory", "photos") == 2
-    assert "temp is there and not made by this command" in capsys.readouterr().err
+    assert "remove both temp and temp.faces to begin anew" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "photos", tmp_path / "temp"]
+
+
+def test_without_torch_an_image_of_a_cluster_is_refused_in_one_line(start, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert start("cvae_inference", "--cluster", "1") == 2
+    assert "pip install torch" in capsys.readouterr().err.splitlines()[-1]

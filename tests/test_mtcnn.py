@@ -328,7 +328,7 @@ def test_weights_are_a_folder_with_three_files(tmp_path, folder):
     with pytest.raises(InputError, match="are not those of ONet of mtcnn"):
         make_detector("mtcnn", tmp_path)
     (tmp_path / "onet.pt").write_bytes(pickle.dumps({"conv1.weight": print}, protocol=2))
-    with pytest.raises(InputError, match="cannot be read as a PyTorch state dict"):
+    with pytest.raises(InputError, match="not a PyTorch file of tensors, or holds code"):
         make_detector("mtcnn", tmp_path)
 
 

@@ -19,6 +19,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from test_run import execute
 
+from toolkit.aggregate.build import aggregate_clusters
+from toolkit.aggregate.reported import pictures_of_each
 from toolkit.cluster.density import DensityForest
 from toolkit.cluster.labelling import UNSEEN
 from toolkit.cluster.trees import select_clusters
@@ -590,6 +592,12 @@ def test_the_report_of_a_run_is_made_once_and_its_failure_is_a_warning(run, fold
     report_after_run(folder, **how)
     assert len(made) == 1
     assert "the report is up to date" in capsys.readouterr().err
+    (folder / "aggregates").mkdir()
+    (folder / "aggregates" / "mean_images.png").touch()  # the page shows it
+    report_after_run(folder, **how)
+    report_after_run(folder, **how)
+    assert len(made) == 2
+    shutil.rmtree(folder / "aggregates")
     (folder / "report.html").unlink()
     monkeypatch.setattr(build, "PARTS", {"html": lambda _: 1 / 0})
     report_after_run(folder, **how)
@@ -614,6 +622,53 @@ def test_pictures_belong_to_their_descriptor(tmp_path, blobs):
     for name in ("hog", "hog_pca"):
         titles = [figure.title for figure in figures if figure.descriptor == name]
         assert sorted(titles) == sorted(f"{name}: {kind.title}" for kind in FIGURES.values())
+
+
+def test_aggregates_are_shown_with_the_model_whose_they_are(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.aggregate.clusters.MOST_DRAWN", 2)
+    out = tmp_path / "out"
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("plots", "report.html"))
+    run = FinishedRun(out, memory="4GiB")
+    model, other = run.finalists[:2]
+    shade = "\n".join(["path,$shade$", *(f"images/{i}.png,{'dark' if i % 3 else '<b>'}" for i in range(N))])
+    (tmp_path / "shades.csv").write_text(shade)
+    options = {"attributes": tmp_path / "shades.csv", "size": 16, "n_components": 2, "workers": 0, "memory": "4GiB"}
+    made = aggregate_clusters(out, model=model.name, **options)
+    assert f"`toolkit report {out} --only html`" in made.text
+    Image.new("RGB", (9, 9)).save(out / "aggregates" / "aggregates.png")  # somebody else's: it does not say what it is
+    (out / "aggregates" / "interpolation.png").write_bytes(b"GIF89a")
+    with run_images(run) as source:
+        page = gather_page(Study(run), source, notes=[])
+    assert [(figure.descriptor, figure.title) for figure in page.figures] == [
+        ("", "Mean images"),
+        ("", "Attributes by cluster"),
+    ]
+    assert all(model.name in figure.caption for figure in page.figures)
+    of = {one.id: {c.label: c.aggregates for c in one.clusters} for one in page.models}
+    links = {label: pictures for label, pictures in of[model.id].items() if pictures}
+    assert len(links) == 2
+    for label, pictures in links.items():  # images of one colour: there may be no eigenfaces
+        assert pictures["Attributes"] == f"aggregates/occurrence_{label}.png"
+        assert all((out / path).is_file() for path in pictures.values())
+    assert not any(of[other.id].values())
+    (out / "aggregates" / "aggregates.json").write_text("[1]")
+    assert not any(pictures_of_each(out, model.id, {0: "0"}).values())
+
+
+def test_aggregates_by_name_belong_to_the_labels_that_have_it(tmp_path):
+    (tmp_path / "aggregates").mkdir()
+    clusters = [{"cluster": "3", "number": 3}, {"cluster": "4", "number": 4}]
+    about = {"model": "m", "named": True, "clusters": clusters}
+    (tmp_path / "aggregates" / "aggregates.json").write_text(json.dumps(about))
+    for number in (3, 4):
+        (tmp_path / "aggregates" / f"eigenfaces_{number}.png").touch()
+    found = pictures_of_each(tmp_path, "m", {2: "3", 3: "night", 4: "4"})
+    assert found == {
+        2: {"Eigenfaces": "aggregates/eigenfaces_3.png"},
+        3: {},
+        4: {"Eigenfaces": "aggregates/eigenfaces_4.png"},
+    }
+    assert pictures_of_each(tmp_path, "other", {4: "4"}) == {}
 
 
 def test_images_that_are_elsewhere(run, folder, tmp_path):

@@ -518,7 +518,11 @@ def test_facts_of_a_model_and_of_the_run(page: Chrome, small: Page) -> None:
 def test_contact_sheets_say_where_they_lie(page: Chrome) -> None:
     settled(page, "document.getElementById('sheets-note')")
     assert css(page, "#sheets-note").text.startswith("Contact sheets lie in plots/ beside the report")
-    assert css(page, ".sheet header a").get_attribute("title") == "sheets/cluster 0.png beside this file"
+    links = page.find_elements("css selector", ".sheet:first-child header a")
+    assert [link.text for link in links] == ["Contact sheet", "Eigen<i>faces"]
+    titles = [link.get_attribute("title") for link in links]
+    assert titles == ["sheets/cluster 0.png beside this file", "aggregates/eigenfaces_0.png beside this file"]
+    assert links[1].get_attribute("href").endswith("/aggregates/eigenfaces_0.png")
     page.execute_script("return report.chooseModel(6)")
     settled(page, "!document.getElementById('sheets-note')")
 

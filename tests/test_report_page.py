@@ -194,6 +194,16 @@ def test_budget_leaves_out_the_end_and_no_more_than_it_must(small: Page, documen
     assert [cut["n_clusters"] for cut in numbers] == [cut.n_clusters for cut in small.what_ifs[0].cuts]
 
 
+def test_links_to_pictures_of_a_cluster_are_paths(small: Page) -> None:
+    hostile = {"a": "javascript:alert(1)", "</script>": "aggregates/eigenfaces_1.png"}
+    cluster = dataclasses.replace(small.models[0].clusters[0], aggregates=hostile)
+    model = dataclasses.replace(small.models[0], clusters=(cluster,))
+    elements = Elements(page_html(dataclasses.replace(small, models=[model]))[0])
+    name = elements.page()["models"][0]["clusters"]
+    (packed,) = json.loads(zlib.decompress(base64.b64decode(elements.texts[name])))
+    assert packed["aggregates"] == {"a": "javascript%3Aalert%281%29", "</script>": "aggregates/eigenfaces_1.png"}
+
+
 def test_too_small_a_budget_is_said(small: Page) -> None:
     text, left_out = page_html(small, max_bytes=1)
     assert kept(text) == (0, 0, 0, 0)

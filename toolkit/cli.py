@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +15,9 @@ from toolkit.cli_options import ConfigFile, Debug, Device, Images, Memory, Noisy
 from toolkit.distribute.verbs import cancel, resume, shard, submit
 from toolkit.errors import InputError, InterruptedRunError, ToolkitError
 from toolkit.faces.verbs import faces
+from toolkit.progress import resumable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from toolkit.grid.run import Outcome
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
@@ -44,6 +42,13 @@ def run(
     device: Device = "auto",
     memory: Memory = None,
     seed: Seed = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|local:N|slurm:N",
+            help="Work on a Dask cluster: of a scheduler that runs, N processes of this machine, or N jobs of Slurm.",
+        ),
+    ] = None,
     *,
     strict: Strict = False,
     report: Annotated[bool, typer.Option(help="Draw the plots and write report.html at the end.")] = True,
@@ -54,8 +59,8 @@ def run(
     from toolkit.report.build import report_after_run
     from toolkit.report.tables import outcome_text
 
-    with _resumable():
-        outcome, budget, reporter = _execute(config, out, device, memory, seed, strict=strict, quiet=quiet)
+    with resumable():
+        outcome, budget, reporter = _execute(config, out, device, memory, seed, dask, strict=strict, quiet=quiet)
         if report:
             report_after_run(out, memory=budget, device=device, reporter=reporter)
     if not quiet:
@@ -63,7 +68,15 @@ def run(
 
 
 def _execute(
-    config: Path, out: Path, device: str, memory: str | None, seed: int | None = None, *, strict: bool, quiet: bool
+    config: Path,
+    out: Path,
+    device: str,
+    memory: str | None,
+    seed: int | None = None,
+    dask: str | None = None,
+    *,
+    strict: bool,
+    quiet: bool,
 ) -> tuple[Outcome, MemoryBudget, Reporter]:
     """Run all stages of a configuration."""
     from toolkit.backend.device import choose_backend
@@ -73,19 +86,18 @@ def _execute(
     from toolkit.progress import Reporter
 
     loaded = seeded(load_config(config), seed)
+    if dask is not None:
+        from toolkit.distribute.dask_backend import open_backend
+
+        budget, reporter = MemoryBudget.resolve(memory), Reporter(quiet=quiet)
+        opened = open_backend(dask, out, device=device, engine=loaded.engine, memory=budget, reporter=reporter)
+        with opened as (cluster, own):
+            job = Run(loaded, out, memory=own, backend=cluster, reason="--dask", reporter=reporter, strict=strict)
+            return job.execute(), budget, reporter
     backend, reason = choose_backend(device, engine=loaded.engine, memory=memory)
     budget, reporter = MemoryBudget.resolve(memory), Reporter(quiet=quiet)
     job = Run(loaded, out, memory=budget, backend=backend, reason=reason, reporter=reporter, strict=strict)
     return job.execute(), budget, reporter
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say of what the user stops that it can go on."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError("stopped; the same command goes on where it stopped") from error
 
 
 @app.command()
@@ -203,7 +215,7 @@ def outliers(
 
     cut = Cut(contamination, number, threshold)
     find_detectors(detector or ())  # what is wrong with the names is said before a run
-    with _resumable():
+    with resumable():
         if not source.exists():
             raise InputError(
                 f"{source} does not exist; give the folder of a finished run, or a configuration and --out"
@@ -351,6 +363,7 @@ def aggregate(
     components: Annotated[int, typer.Option(help="Eigenfaces of each cluster.")] = 8,
     memory: Memory = None,
     *,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at images that cannot be used.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -358,7 +371,7 @@ def aggregate(
     from toolkit.aggregate.build import aggregate_clusters
     from toolkit.progress import Reporter
 
-    with _resumable():
+    with resumable():
         found = aggregate_clusters(
             labels,
             images=images,
@@ -369,6 +382,7 @@ def aggregate(
             faces=faces,
             size=size,
             n_components=components,
+            strict=strict,
             memory=memory,
             reporter=Reporter(quiet=quiet),
         )

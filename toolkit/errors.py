@@ -1,5 +1,9 @@
 """The errors that a user sees: one line each, saying what was received, what is allowed, what to do."""
 
+import re
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
 
 class ToolkitError(Exception):
     """Something the user can act on; the command line prints it as one line, without a traceback."""
@@ -42,5 +46,5 @@ def unknown(what: str, received: object, known: object) -> InputError:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error of a library says, on one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Return what an error of a library says, on one line of at most 200 characters, without the codes of colours."""
+    return " ".join(_COLOURS.sub("", str(error)).split())[:200] or type(error).__name__

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
+
+from toolkit.errors import InterruptedRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +31,15 @@ def format_seconds(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say of what the user stops that it can go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("stopped; the same command goes on where it stopped") from error
 
 
 class Reporter:

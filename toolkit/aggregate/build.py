@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import toolkit
 from toolkit.aggregate.alignment import read_alignment
-from toolkit.aggregate.clusters import ABOUT, SKIPPED, Aggregates, Drawer
+from toolkit.aggregate.clusters import SKIPPED, Aggregates, Drawer
 from toolkit.aggregate.eigenfaces import TOLERANCE
 from toolkit.aggregate.labels import read_labels
 from toolkit.aggregate.metadata import joined, name_fields, read_attributes
 from toolkit.aggregate.occurrence import INTERVALS, NOISY
-from toolkit.atomic import remove_unfinished, write_text
+from toolkit.aggregate.reported import ABOUT, FOLDER
+from toolkit.atomic import write_text
 from toolkit.descriptors.cache import digest
 from toolkit.errors import InputError
+from toolkit.folder import held
 from toolkit.images.pixels import PixelFile, cache_pixels
 from toolkit.memory import MemoryBudget
 from toolkit.progress import Reporter
@@ -32,16 +34,17 @@ if TYPE_CHECKING:
     from toolkit.aggregate.labels import Labels
     from toolkit.aggregate.metadata import Attributes
 
-FOLDER = "aggregates"  # of a run
 WEIGHTED = (
     "each image counts as much as the shares, in its cluster, of the prominent attributes that it has: those with a "
     "lift above 1, p_adjusted below 0.05 and not noisy"
 )
 SIZES, COMPONENTS = range(16, 513), range(1, 65)
+_LOCK = ".aggregate.lock"
 _PIXELS = ".pixels-"  # how their folders begin; removed at the end, with what killed jobs of other options left
+_LISTED = "images.csv"  # paths as in a list in the folder, whether there is one or not: they may lead out of it
 _LIBRARY_BYTES = 250 << 20  # of what draws
 _KINDS = ("mean", "eigenfaces", "weighted", "occurrence")
-_OWN = re.compile(rf"({'|'.join(_KINDS)})_\d+\.png|mean_images\.png|occurrence\.png|occurrence\.csv")
+_OWN = re.compile(rf"({'|'.join(_KINDS)})_\d+\.png|(mean_images|occurrence)\.png|(occurrence|images_skipped)\.csv")
 _VERSIONED = ("numpy", "scipy", "pillow", "matplotlib")
 
 
@@ -56,6 +59,7 @@ def aggregate_clusters(
     faces: str | Path | None = None,
     size: int = 128,
     n_components: int = 8,
+    strict: bool = False,
     workers: int | None = None,
     memory: str | int | MemoryBudget | None = None,
     reporter: Reporter | None = None,
@@ -87,6 +91,8 @@ def aggregate_clusters(
         Pixels of a side of what is averaged, 16 to 512.
     n_components : int
         Eigenfaces of a cluster, 1 to 64.
+    strict : bool
+        Refuse images that cannot be used instead of skipping them.
     workers : int, optional
         Processes that decode, see `toolkit.images.pixels.cache_pixels`.
     memory, reporter
@@ -95,7 +101,8 @@ def aggregate_clusters(
     Raises
     ------
     InputError
-        For labels, images, attributes or faces that cannot be used, or if not one image can be.
+        For labels, images, attributes or faces that cannot be used, if not one image can be (or, if `strict`, not all),
+        or if another process does the same in the folder.
     MemoryBudgetError
         If something does not fit.
 
@@ -120,25 +127,24 @@ def aggregate_clusters(
     known = _attributes(labels.paths, attributes, fields)
     budget.require(_LIBRARY_BYTES, "drawing mean images")
     folder = source / FOLDER if out is None else Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file; give a folder")
     decoded = folder / f"{_PIXELS}{digest(size, labels.paths.tolist(), alignment and alignment.identity)[:16]}"
-    cached = cache_pixels(
-        where, labels.paths, decoded, size=size, memory=budget, workers=workers, cut=alignment, reporter=reporter
-    )
-    found = Aggregates(folder, labels, dict(cached.failed))
-    if len(found.failed) == len(labels.paths):
-        first = f"{str(labels.paths[0])!r:.200} {found.failed[0]}"
-        raise InputError(f"not one of {len(labels.paths):,} images can be used, for instance {first}; see --images")
-    found.notes += [alignment.text] if alignment is not None else []
-    found.notes += known.notes if known is not None else []
-    with PixelFile(cached.path) as pixels:
-        Drawer(found, pixels, known, n_components, budget).draw(reporter)
-    _write_skipped(found)
-    _write_about(found, alignment, known, size)
-    _remove_others(found)
-    for decoded in folder.glob(f"{_PIXELS}*"):
-        shutil.rmtree(decoded)
+    with held(folder, "aggregating clusters", lock=_LOCK, reporter=reporter):
+        cached = cache_pixels(
+            where, labels.paths, decoded, size=size, memory=budget, workers=workers, cut=alignment, reporter=reporter
+        )
+        found = Aggregates(folder, labels, dict(cached.failed))
+        if found.failed:
+            _report_skipped(found, decoded, reporter, strict=strict)
+        found.notes += [alignment.text] if alignment is not None else []
+        found.notes += known.notes if known is not None else []
+        with PixelFile(cached.path) as pixels:
+            Drawer(found, pixels, known, n_components, budget).draw(reporter)
+        _write_about(found, alignment, known, size)
+        _remove_others(found)
+        for decoded in folder.glob(f"{_PIXELS}*"):
+            shutil.rmtree(decoded)
     return found
 
 
@@ -161,7 +167,8 @@ def _images_of(source: Path, labels: Labels, memory: MemoryBudget) -> Path:
     folders = (Path(path.anchor),) if path.is_absolute() else (Path(run.record["working_folder"]), run.loader.folder)
     for folder in folders:
         if any((folder / str(path)).is_file() for path in labels.paths):
-            return folder
+            leaves = any(".." in Path(str(path)).parts for path in labels.paths)
+            return folder / _LISTED if leaves else folder
     raise InputError(f"no image of {source} was found, as {str(path)!r:.200}; --images takes a folder or a zip archive")
 
 
@@ -176,16 +183,27 @@ def _attributes(paths: np.ndarray, table: str | Path | None, fields: str | None)
     return found
 
 
+def _report_skipped(found: Aggregates, decoded: Path, reporter: Reporter, *, strict: bool) -> None:
+    """List what is skipped, and say so, or refuse it."""
+    row, reason = min(found.failed.items())
+    n_images, is_all = len(found.labels.paths), len(found.failed) == len(found.labels.paths)
+    count = "not one" if is_all else f"{len(found.failed):,}"
+    can = "can" if is_all else "cannot"
+    text = f"{count} of {n_images:,} images {can} be used, for instance {str(found.labels.paths[row])!r:.200} {reason}"
+    if is_all or strict:
+        shutil.rmtree(decoded)  # of images that are going to be others
+        more = "" if is_all else "; without --strict they are skipped"
+        raise InputError(f"{text}; correct --images or the labels{more}")
+    _write_skipped(found)
+    reporter.warn(f"{text}; {found.folder / SKIPPED} lists them")
+
+
 def _write_skipped(found: Aggregates) -> None:
-    path = found.folder / SKIPPED
-    if not found.failed:
-        path.unlink(missing_ok=True)
-        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image_path", "reason"])
     writer.writerows([found.labels.paths[row], reason] for row, reason in sorted(found.failed.items()))
-    write_text(path, text.getvalue())
+    write_text(found.folder / SKIPPED, text.getvalue())
     found.files.append(SKIPPED)
 
 
@@ -193,6 +211,8 @@ def _write_about(found: Aggregates, alignment: Alignment | None, known: Attribut
     versions = {"toolkit": toolkit.__version__} | {name: importlib.metadata.version(name) for name in _VERSIONED}
     about = {
         "labels": found.labels.source,
+        "model": found.labels.model,
+        "named": found.labels.is_named,
         "images": len(found.labels.paths),
         "failed": len(found.failed),
         "noise": found.labels.n_noise,

@@ -11,14 +11,15 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from toolkit.aggregate.occurrence import CONFIDENCE
-from toolkit.report.drawing import BAR_COLOUR, NOISE_COLOUR, with_caption
+from toolkit.aggregate.texts import LONGEST, plain_text
+from toolkit.report.drawing import BAR_COLOUR, NOISE_COLOUR
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ATTRIBUTES = 30  # of a chart
 MOST_CLUSTERS = 60  # of the overview
-_LONGEST = 32  # characters of an attribute
+OVERVIEW = "Attributes by cluster"
 _NUMBER_WIDTH = 0.07  # of a chart
 _WIDEST = 3.0  # powers of two that are coloured
 _WHOLE, _LIFTED = "0.25", "#b2362c"
@@ -26,8 +27,8 @@ _TICKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64)
 _MAP_COLOURS = "RdBu_r"
 
 
-def occurrence_chart(of_cluster: pd.DataFrame, title: str) -> Figure:
-    """Draw how often the attributes of a cluster occur, and their lift, each with its interval.
+def occurrence_chart(of_cluster: pd.DataFrame, title: str) -> tuple[Figure, str]:
+    """Draw how often the attributes of a cluster occur, and their lift, each with its interval; return the caption too.
 
     Parameters
     ----------
@@ -53,12 +54,10 @@ def occurrence_chart(of_cluster: pd.DataFrame, title: str) -> Figure:
     figure.legend(handles=handles, loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     figure.suptitle(safe_text(title, 90), fontsize=12, x=0.01, ha="left")
     most = f"The {len(shown)} clearest of {len(of_cluster):,} attributes" if len(shown) < len(of_cluster) else "All"
-    with_caption(
-        figure,
+    return figure, (
         f"{most}, by lift: the share in the cluster divided by that in the whole set. Lines are 95 % intervals "
-        f"(Wilson; Koopman). Noisy: fewer than 5 images expected with or without the attribute.",
+        f"(Wilson; Koopman). Noisy: fewer than 5 images expected with or without the attribute."
     )
-    return figure
 
 
 def _draw_shares(ax: Any, shown: pd.DataFrame, at: np.ndarray, noisy: np.ndarray) -> None:
@@ -101,8 +100,8 @@ def _draw_lifts(ax: Any, shown: pd.DataFrame, at: np.ndarray, noisy: np.ndarray)
     ax.tick_params(axis="y", length=0)
 
 
-def overview(table: pd.DataFrame, names: dict[int, str]) -> Figure:
-    """Draw the lift of all attributes in all clusters as colours; noisy ones are hatched.
+def overview(table: pd.DataFrame, names: dict[int, str]) -> tuple[Figure, str]:
+    """Draw the lift of all attributes in all clusters as colours; noisy ones are hatched; return the caption too.
 
     Parameters
     ----------
@@ -137,19 +136,19 @@ def overview(table: pd.DataFrame, names: dict[int, str]) -> Figure:
     bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 3.0 / figure.get_size_inches()[1]), label="lift")
     ticks = np.arange(-_WIDEST, _WIDEST + 1)
     bar.set_ticks(ticks.tolist(), labels=[_ratio(2.0**power) for power in ticks])
-    ax.set_title("Attributes by cluster", loc="left", fontsize=12)
+    ax.set_title(OVERVIEW, loc="left", fontsize=12)
     n_clusters, n_attributes = table["cluster"].nunique(), table["attribute"].nunique()
+    is_noise = bool(table["is_noisy"].all())
+    all_noisy = " Everything is noisy: no difference is to be trusted; it takes more images." if is_noise else ""
     largest_of = f" The {len(clusters)} largest of {n_clusters:,} clusters." if len(clusters) < n_clusters else ""
     clearest = (
         f" The {len(attributes)} clearest of {n_attributes:,} attributes." if len(attributes) < n_attributes else ""
     )
-    with_caption(
-        figure,
+    return figure, (
         f"Lift: the share of an attribute in the cluster divided by that in the whole set. A dot: it differs, "
         f"p_adjusted is below 0.05. Hatched: noisy, fewer than 5 images expected with or without the attribute."
-        f"{largest_of}{clearest} All are in occurrence.csv.",
+        f"{all_noisy}{largest_of}{clearest} All are in occurrence.csv."
     )
-    return figure
 
 
 def _hatch(ax: Any, which: np.ndarray) -> None:
@@ -177,7 +176,6 @@ def _ratio(value: float) -> str:
     return f"1/{round(1 / value)}" if value < 1 and abs(1 / value - round(1 / value)) < 1e-6 else f"{value:g}"
 
 
-def safe_text(text: str, most: int = _LONGEST) -> str:
+def safe_text(text: str, most: int = LONGEST) -> str:
     """Return a text as one printable line of at most so many characters, with nothing that is drawn as mathematics."""
-    plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    return (plain if len(plain) <= most else f"{plain[: most - 1]}…").replace("$", r"\$")
+    return plain_text(text, most).replace("$", r"\$")

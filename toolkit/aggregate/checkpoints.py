@@ -12,11 +12,11 @@ from toolkit.atomic import atomic_file
 from toolkit.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 _FORMAT = "toolkit cvae 1"
-_CONFIG = {"image_size", "num_classes", "latent_dim", "width"}
+_CONFIG = ("image_size", "num_classes", "latent_dim", "width")
+_LISTED = 3  # keys that an error names
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def load(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"weights {path} do not exist; `toolkit cvae train` writes weights/best.pt") from error
-    except Exception as error:  # on damaged data it raises nearly anything
+    except Exception as error:  # on damaged data it raises nearly anything, and then advises to trust the file
         raise InputError(
-            f"weights {path} cannot be read without running code of theirs: {one_line(error)}; give the best.pt of "
-            f"`toolkit cvae train`"
+            f"weights {path} are damaged, or hold code beside numbers, which is not run ({type(error).__name__}); give "
+            f"the best.pt of `toolkit cvae train`"
         ) from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         keys = ", ".join(sorted(map(str, found))[:6]) if isinstance(found, dict) else type(found).__name__
@@ -81,14 +81,24 @@ def open_trained(path: Path) -> Trained:
         If the file is none, or its weights are not of the shape that it says.
     """
     found = load(path)
-    config = found.get("config")
-    if not isinstance(config, dict) or set(config) != _CONFIG:
-        raise InputError(f"weights {path} do not say how their network is made; they are damaged, train again")
-    network = ConditionalVAE(**config)
-    put(network, found["state_dict"], path)
+    if "facts" not in found:
+        raise InputError(f"weights {path} are those with which a training goes on; give the best.pt beside them")
+    try:
+        config = {name: int(found["config"][name]) for name in _CONFIG}
+        network = ConditionalVAE(**config)
+        names, sizes, facts = tuple(found["class_names"]), tuple(found["class_sizes"]), dict(found["facts"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"weights {path} do not say how their network is made ({one_line(error)}); they are damaged, train again"
+        ) from error
+    if not len(names) == len(sizes) == network.num_classes:
+        raise InputError(
+            f"weights {path} have {network.num_classes} classes, {len(names)} names and {len(sizes)} sizes of them; "
+            f"they are damaged, train again"
+        )
+    put(network, found.get("state_dict", {}), path)
     network.eval().requires_grad_(requires_grad=False)
-    sizes: Sequence[int] = found["class_sizes"]
-    return Trained(network, tuple(found["class_names"]), tuple(sizes), dict(found["facts"]))
+    return Trained(network, names, sizes, facts)
 
 
 def put(network: ConditionalVAE, state: dict[str, torch.Tensor], path: Path) -> None:
@@ -99,8 +109,16 @@ def put(network: ConditionalVAE, state: dict[str, torch.Tensor], path: Path) -> 
     InputError
         If its keys or shapes are others.
     """
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        what = one_line(error).partition(": ")[2]
-        raise InputError(f"weights {path} are of another shape: {what}; train again, or give others") from error
+    own = network.state_dict()
+    shapes = {key: list(getattr(value, "shape", ())) for key, value in state.items()}
+    wrong = [f"{key} is missing" for key in own if key not in shapes]
+    wrong += [f"{key} is strange" for key in shapes if key not in own]
+    wrong += [
+        f"{key} is {shapes[key]}, not {list(own[key].shape)}"
+        for key in own
+        if key in shapes and shapes[key] != list(own[key].shape)
+    ]
+    if wrong:
+        what = f"{', '.join(wrong[:_LISTED])}{f' and {len(wrong) - _LISTED} more' if len(wrong) > _LISTED else ''}"
+        raise InputError(f"weights {path} are of another shape: {what}; train again, or give others")
+    network.load_state_dict(state)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.aggregate.charts import occurrence_chart, overview
+from toolkit.aggregate.charts import OVERVIEW, occurrence_chart, overview
 from toolkit.aggregate.eigenfaces import eigenfaces
 from toolkit.aggregate.mean_images import moments
 from toolkit.aggregate.occurrence import occurrence, prominent
 from toolkit.aggregate.pictures import eigenfaces_figure, save_image, save_mean_sheet, weighted_figure
+from toolkit.aggregate.reported import ABOUT, FOLDER, how_to_show
+from toolkit.aggregate.texts import plain_text
 from toolkit.atomic import atomic_file
+from toolkit.report.drawing import save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
 
-ABOUT, OCCURRENCE, SKIPPED = "aggregates.json", "occurrence.csv", "images_skipped.csv"
+OCCURRENCE, SKIPPED = "occurrence.csv", "images_skipped.csv"
 MOST_DRAWN = 100  # clusters that have more than a mean image; of more, nobody looks at each
-_DPI = 110
 _NUMBER = re.compile(r"\d{1,9}")
+_TITLE = 80  # characters of a name; charts and sheets cut it to their room
 
 
 @dataclass
@@ -80,7 +81,11 @@ class Aggregates:
                 f"attributes {self.table['attribute'].nunique():,} in {self.table['cluster'].nunique():,} clusters: "
                 f"{clear:,} differ from the whole set, {noisy:,} are noisy (of {len(self.table):,})"
             )
-        return "\n".join([*lines, f"written    {self.folder}: {len(self.files):,} files, {ABOUT} says which"])
+        lines.append(f"written    {self.folder}: {len(self.files):,} files, {ABOUT} says which")
+        run = self.labels.run
+        if run is not None and self.folder.absolute() == (run / FOLDER).absolute():
+            lines.append(f"report     `{how_to_show(run)}` shows them in report.html")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Drawer:
                 means += [] if mean is None else [(self._title(cluster), len(rows), mean)]
                 task.advance(len(rows), self._title(cluster))
         if found.table is not None:
-            self._save(overview(found.table, dict(enumerate(map(_title, labels.names)))), "occurrence.png")
+            self._save("occurrence.png", OVERVIEW, *overview(found.table, dict(enumerate(map(_title, labels.names)))))
         whole = moments(self.pixels, np.flatnonzero(usable))
         lines = [labels.source, f"The first is that of all {whole.n_images:,} images"]
         sheet = [("all images", whole.n_images, whole.mean), *means]
@@ -137,7 +142,8 @@ class Drawer:
         if found.table is not None and is_drawn:
             lines = found.table[found.table["cluster"] == cluster]
             title = f"{self._title(cluster)}: attributes of {int(lines['n'].max()):,} images"
-            about["occurrence"] = self._save(occurrence_chart(lines, title), f"occurrence_{about['number']}.png")
+            name = f"occurrence_{about['number']}.png"
+            about["occurrence"] = self._save(name, title, *occurrence_chart(lines, title))
         if not len(rows):
             found.notes.append(f"{self._title(cluster)}: not one of its images can be used")
             return None
@@ -156,8 +162,9 @@ class Drawer:
             why = "it has one image" if about["images"] == 1 else "its images are all the same"
             self.found.notes.append(f"{self._title(cluster)} has no eigenfaces: {why}")
             return
-        figure = eigenfaces_figure(faces, f"{self._title(cluster)}: eigenfaces")
-        about["eigenfaces"] = self._save(figure, f"eigenfaces_{about['number']}.png")
+        title = f"{self._title(cluster)}: eigenfaces"
+        name = f"eigenfaces_{about['number']}.png"
+        about["eigenfaces"] = self._save(name, title, *eigenfaces_figure(faces, title))
         about |= {"variance": faces.moments.variance, "shares": faces.share.tolist(), "method": faces.method}
 
     def _draw_weighted(self, cluster: int, about: dict[str, Any], faces: Eigenfaces, rows: np.ndarray) -> None:
@@ -171,8 +178,9 @@ class Drawer:
             return
         counted = np.flatnonzero(weights)
         heavy = eigenfaces(self.pixels, rows[counted], n_components=1, weights=weights[counted], memory=self.memory)
-        figure = weighted_figure(faces, heavy, lines, f"{self._title(cluster)}: weighted by its prominent attributes")
-        about["weighted"] = self._save(figure, f"weighted_{about['number']}.png")
+        title = f"{self._title(cluster)}: weighted by its prominent attributes"
+        name = f"weighted_{about['number']}.png"
+        about["weighted"] = self._save(name, title, *weighted_figure(faces, heavy, lines, title))
 
     def _occurrence(self, known: Attributes) -> pd.DataFrame:
         table = occurrence(self.found.labels.classes, known)
@@ -185,13 +193,9 @@ class Drawer:
     def _title(self, cluster: int) -> str:
         return _title(self.found.labels.names[cluster])
 
-    def _save(self, figure: Figure, name: str) -> str:
-        content = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn in its place
-            figure.savefig(content, dpi=_DPI, metadata={"Software": None})
-        with atomic_file(self.found.folder / name) as file:
-            file.write(content.getbuffer())
+    def _save(self, name: str, title: str, figure: Figure, caption: str) -> str:
+        caption = f"{caption} Labels: {plain_text(self.found.labels.source, 200)}."
+        save_figure(self.found.folder / name, figure, title=title, caption=caption)
         self.found.files.append(name)
         return name
 
@@ -202,4 +206,4 @@ def numbers_of(names: Sequence[str]) -> list[int]:
 
 
 def _title(name: str) -> str:
-    return f"Cluster {name}" if _NUMBER.fullmatch(name) else name
+    return f"Cluster {name}" if _NUMBER.fullmatch(name) else plain_text(name, _TITLE)

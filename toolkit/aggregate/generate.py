@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from toolkit.aggregate.charts import safe_text
 from toolkit.aggregate.nearest import nearest_images
+from toolkit.aggregate.reported import FOLDER, how_to_show
+from toolkit.aggregate.texts import few, plain_text
 from toolkit.aggregate.train import IMAGES_FILE, PIXEL_FOLDER
 from toolkit.atomic import atomic_file, write_text
 from toolkit.backend.device import choose_backend
-from toolkit.errors import InputError, unknown
+from toolkit.errors import InputError
 from toolkit.images.pixels import PIXELS, PixelFile
 from toolkit.packages import import_package
 from toolkit.progress import Reporter
 from toolkit.report.contact_sheet import COLUMNS, SIDE, Captioned, Section, save_sheet
+from toolkit.report.drawing import save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +41,7 @@ _STEPS = 8  # of an interpolation, both ends included
 _MOST_WAYS = 12  # pairs of classes
 _MOST_TILES = 60  # aggregates on one picture; the largest classes
 _ACROSS, _CELL = 6, 1.7  # tiles of a row, and inches of one
-_DPI = 110
+_TITLE = 24  # characters above one
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
 
 
@@ -52,20 +56,28 @@ class Generated:
         The image of the zero vector of each class.
     others : list of Path
         Samples, interpolation, overview, nearest images and their table.
+    run : str
+        Folder of the run from which the labels come, or nothing.
     """
 
     out: Path
     aggregates: list[Path]
     others: list[Path]
+    run: str
 
     @property
     def text(self) -> str:
         """For a person, a few lines."""
         more = f" ... {self.aggregates[-1].name}" if len(self.aggregates) > 1 else ""
         names = [path.name for path in self.others]
-        return f"aggregates  {self.aggregates[0]}{more}\nbeside      {', '.join(names[:12])}" + (
-            f" and {len(names) - 12} more" if len(names) > 12 else ""
-        )
+        beside = f"{', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}"
+        lines = [f"aggregates  {self.aggregates[0]}{more}", f"beside      {beside}"]
+        if self.run:
+            run = Path(self.run)
+            is_there = self.out.absolute() == (run / FOLDER).absolute()
+            first = "" if is_there else f"`toolkit cvae generate --out {run / FOLDER}`, then "
+            lines.append(f"report      {first}`{how_to_show(run)}` shows the pictures of all clusters in report.html")
+        return "\n".join(lines)
 
 
 def generate_images(
@@ -117,37 +129,40 @@ def generate_images(
             f"temperature is {temperature}, nearest {nearest}, seed {seed}; allowed: 0 or more for each of them"
         )
     weights, out, reporter = Path(weights), Path(out), reporter or Reporter(quiet=True)
+    backend, _ = choose_backend(device)
     trained = open_trained(weights)
     numbers = _chosen(cluster, trained.class_names)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
     out.mkdir(parents=True, exist_ok=True)
-    trained.network.to(choose_backend(device)[0].name)
+    trained.network.to(backend.name)
     stems = file_names(trained.class_names)
     zeros = zero_images(trained.network)
     aggregates = [out / f"cluster_{stems[number]}.jpg" for number in numbers]
     for path, number in zip(aggregates, numbers, strict=True):
         _save(path, Image.fromarray(zeros[number]), "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    others = [
-        _write_samples(out / f"samples_{stems[number]}.png", trained, number, temperature, seed) for number in numbers
-    ]
+    others = []
     if cluster == ALL:
-        others.append(_write_figure(out / "aggregates.png", *aggregates_figure(trained, zeros)))
+        others.append(_write_figure(out / "aggregates.png", trained, *_aggregates_figure(trained, zeros)))
         if len(numbers) > 1:
-            others.append(_write_figure(out / "interpolation.png", *_interpolation_figure(trained)))
+            others.append(_write_figure(out / "interpolation.png", trained, *_interpolation_figure(trained)))
+    with reporter.track("samples", len(numbers)) as task:
+        for number in numbers:
+            others.append(_write_samples(out / f"samples_{stems[number]}.png", trained, number, temperature, seed))
+            task.advance(1, plain_text(trained.class_names[number]))
     kept = _open_kept(weights.parent.parent, trained.network.image_size, reporter) if nearest else None
     if kept is not None:
         with kept.pixels:
             chosen = {number: stems[number] for number in numbers}
             others += _write_nearest(out, kept, trained, zeros, chosen, nearest, reporter)
-    return Generated(out, aggregates, others)
+    return Generated(out, aggregates, others, trained.facts["run"])
 
 
 def _chosen(cluster: str, names: Sequence[str]) -> list[int]:
     if cluster == ALL:
         return list(range(len(names)))
     if cluster not in names:
-        raise unknown("cluster", cluster, [ALL, *names])
+        raise InputError(f"unknown cluster {plain_text(cluster)!r}; known: {few(names)}, {ALL}")
     return [names.index(cluster)]
 
 
@@ -188,7 +203,7 @@ def _write_samples(path: Path, trained: Trained, number: int, temperature: float
         )
     tiles = [Captioned("", _thumbnail(pixels)) for pixels in as_pixels(images)]
     lines = [f"{_SAMPLES} samples of the class, temperature {temperature:g}, seed {seed}"]
-    save_sheet(path, f"Cluster {trained.class_names[number]}", lines, [Section("Samples", tiles)])
+    save_sheet(path, f"Cluster {plain_text(trained.class_names[number])}", lines, [Section("Samples", tiles)])
     return path
 
 
@@ -197,7 +212,7 @@ def _thumbnail(pixels: np.ndarray) -> Image.Image:
 
 
 # All classes together
-def aggregates_figure(trained: Trained, zeros: np.ndarray) -> tuple[Figure, str, str]:
+def _aggregates_figure(trained: Trained, zeros: np.ndarray) -> tuple[Figure, str, str]:
     """Draw the image of the zero vector of every class; return the figure, its title and its caption.
 
     Parameters
@@ -207,12 +222,12 @@ def aggregates_figure(trained: Trained, zeros: np.ndarray) -> tuple[Figure, str,
     """
     largest = sorted(range(len(zeros)), key=lambda number: (-trained.class_sizes[number], number))[:_MOST_TILES]
     shown = sorted(largest)
-    titles = [f"{_short(trained.class_names[number])}  ({trained.class_sizes[number]:,})" for number in shown]
+    titles = [f"{safe_text(trained.class_names[n], _TITLE)}  ({trained.class_sizes[n]:,})" for n in shown]
     figure = _tiles(zeros[shown], titles, min(len(shown), _ACROSS))
     left_out = f" The {len(shown)} largest of {len(zeros)} classes." if len(shown) < len(zeros) else ""
     facts = trained.facts
     caption = (
-        f"The most likely image of each class: what a conditional variational autoencoder makes of the class and the "
+        f"One image for each class: what a conditional variational autoencoder makes of the class and the "
         f"zero vector; in brackets the images of the class.{left_out} Mean squared error of reconstructed validation "
         f"images {facts['validation_error']:.4f}, of the mean image {facts['mean_image_error']:.4f}, of the mean image "
         f"of the class {facts['class_mean_error']:.4f}."
@@ -239,18 +254,13 @@ def _interpolation_figure(trained: Trained) -> tuple[Figure, str, str]:
         )
     titles = []
     for a, b in pairs:
-        titles += [_short(trained.class_names[a]), *[""] * (_STEPS - 2), _short(trained.class_names[b])]
+        first, last = (safe_text(trained.class_names[number], _TITLE) for number in (a, b))
+        titles += [first, *[""] * (_STEPS - 2), last]
     return (
         _tiles(as_pixels(images), titles, _STEPS),
         "From class to class",
         "Each row goes from the aggregate of one class to that of the next, the class being mixed in equal steps.",
     )
-
-
-def _short(name: str) -> str:
-    """Return a name for a title: short, and without what matplotlib would set as a formula."""
-    name = "".join(letter if letter.isprintable() else "�" for letter in name).replace("$", r"\$")
-    return name if len(name) <= 24 else f"{name[:23]}…"
 
 
 def _tiles(images: np.ndarray, titles: Sequence[str], across: int) -> Figure:
@@ -268,16 +278,9 @@ def _tiles(images: np.ndarray, titles: Sequence[str], across: int) -> Figure:
     return figure
 
 
-def _write_figure(path: Path, figure: Figure, title: str, caption: str) -> Path:
-    """Write a picture that says in itself what it is, as the report's own do."""
-    from toolkit.report.drawing import with_caption
-
-    with_caption(figure, caption)
-    content = io.BytesIO()
-    about = {"Descriptor": "", "Title": title, "Description": caption, "Software": None}
-    figure.savefig(content, dpi=_DPI, metadata=about)
-    with atomic_file(path) as file:
-        file.write(content.getbuffer())
+def _write_figure(path: Path, trained: Trained, figure: Figure, title: str, caption: str) -> Path:
+    caption = f"{caption} Labels: {plain_text(trained.facts['labels'], 200)}."
+    save_figure(path, figure, title=title, caption=caption)
     return path
 
 
@@ -313,10 +316,11 @@ def _write_nearest(
     rows = np.flatnonzero(kept.class_of != "")
     of_all = nearest_images(kept.pixels, rows, zeros[list(stems)], most, reporter)
     written, lines = [], []
-    for place, (number, stem) in enumerate(stems.items()):
+    quiet = Reporter(quiet=True)  # within each class; the classes are followed
+    for place, (number, stem) in enumerate(reporter.watch("nearest of the class", stems.items(), _one, len(stems))):
         name, zero = trained.class_names[number], zeros[number]
         members = np.flatnonzero(kept.class_of == name)
-        own = nearest_images(kept.pixels, members, zero[None], most, reporter)
+        own = nearest_images(kept.pixels, members, zero[None], most, quiet)
         sections = [Section("Aggregate", [Captioned("", _thumbnail(zero))])]
         for among, found, which in (("class", own, 0), ("all", of_all, place)):
             title = "of the class" if among == "class" else "of all, their classes in brackets"
@@ -328,13 +332,17 @@ def _write_nearest(
             ]
         text = [f"The images whose pixels are nearest, of {len(members):,} and of {len(rows):,}"]
         written.append(out / f"nearest_{stem}.png")
-        save_sheet(written[-1], f"Cluster {name}", text, sections)
+        save_sheet(written[-1], f"Cluster {plain_text(name)}", text, sections)
     text_of = io.StringIO()
     writer = csv.writer(text_of, lineterminator="\n")
     writer.writerow(("cluster", "among", "rank", "image_path", "class", "distance"))
     writer.writerows(lines)
     write_text(out / "nearest.csv", text_of.getvalue())
     return [*written, out / "nearest.csv"]
+
+
+def _one(_: object) -> float:
+    return 1.0
 
 
 def _nearest_tiles(kept: _Kept, rows: np.ndarray, among: str) -> list[Captioned]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.aggregate.texts import plain_text
 from toolkit.errors import InputError, unknown
 from toolkit.naming import LABELLED, NAMES
 
@@ -23,6 +24,7 @@ PATH_COLUMNS = ("image_path", "image_name", "path", "filename", "file", "image")
 _LABEL_COLUMNS = ("class", "cluster", "label", "labels")
 _RUN_RECORD = "run.json"
 _NAMED_COLUMN, _NAME_COLUMN = "cluster", "name"  # of a labelled.csv
+_LEAST_ALONE = 20  # images from which classes of one image each say that they are none
 _NOISE = re.compile(r"-1(\.0*)?|(.*\.)?noise")
 _WHOLE = re.compile(r"(-?\d+)(\.0*)?")  # pandas writes 3.0 where a column has empty cells
 
@@ -42,6 +44,12 @@ class Labels:
         What the labels are, for people.
     n_noise, n_unlabelled : int
         Images that are left out: noise, and those without a label.
+    run : Path or None
+        Folder of the run from which they come.
+    model : str or None
+        Id of the model of that run, where they are not read from a table.
+    is_named : bool
+        Whether the clusters of that model have the names that its run gives them, rather than their labels.
     """
 
     paths: np.ndarray
@@ -50,6 +58,9 @@ class Labels:
     source: str
     n_noise: int = 0
     n_unlabelled: int = 0
+    run: Path | None = None
+    model: str | None = None
+    is_named: bool = False
 
     @property
     def sizes(self) -> np.ndarray:
@@ -62,7 +73,9 @@ class Labels:
         left_out = [
             f"{count:,} {what}" for count, what in ((self.n_noise, "noise"), (self.n_unlabelled, "unlabelled")) if count
         ]
-        sizes = ", ".join(f"{name}: {size:,}" for name, size in zip(self.names[:20], self.sizes.tolist(), strict=False))
+        sizes = ", ".join(
+            f"{plain_text(name)}: {size:,}" for name, size in zip(self.names[:20], self.sizes.tolist(), strict=False)
+        )
         more = f" and {len(self.names) - 20} more" if len(self.names) > 20 else ""
         text = f"{self.source}: {len(self.paths):,} images in {len(self.names)} classes ({sizes}{more})"
         return f"{text}; left out: {', '.join(left_out)}" if left_out else text
@@ -71,8 +84,7 @@ class Labels:
         """Return these images only, given by ascending row; classes without an image go."""
         there, classes = np.unique(self.classes[rows], return_inverse=True)
         names = tuple(self.names[number] for number in there.tolist())
-        kept = classes.astype(np.int64)
-        return Labels(self.paths[rows], kept, names, self.source, self.n_noise, self.n_unlabelled)
+        return replace(self, paths=self.paths[rows], classes=classes.astype(np.int64), names=names)
 
 
 def read_labels(
@@ -105,16 +117,17 @@ def read_labels(
     Raises
     ------
     InputError
-        If the file or the run cannot be used, an image has two different labels, or there is no label at all.
+        If the file or the run cannot be used, an image has two different labels, there is no label at all, or, of 20
+        images of a CSV or more, most are classes of their own.
     """
     source = Path(source)
     if source.is_dir():
-        paths, cells, title = _of_run(source, model, memory, reporter, named=False)
-    elif source.name == NAMES and (source.parent / _RUN_RECORD).is_file():
-        paths, cells, title = _of_run(source.parent, model, memory, reporter, named=True)
-    else:
-        paths, cells, title = _of_csv(source, model)
-    return _labels(paths, cells, title)
+        return _of_run(source, model, memory, reporter, named=False)
+    if source.name == NAMES and (source.parent / _RUN_RECORD).is_file():
+        return _of_run(source.parent, model, memory, reporter, named=True)
+    labels = _labels(*_of_csv(source, model))
+    _refuse_values(labels)
+    return replace(labels, run=source.parent) if (source.parent / _RUN_RECORD).is_file() else labels
 
 
 def _labels(paths: Sequence[str], cells: Sequence[str], title: str) -> Labels:
@@ -140,6 +153,17 @@ def _labels(paths: Sequence[str], cells: Sequence[str], title: str) -> Labels:
     )
 
 
+def _refuse_values(labels: Labels) -> None:
+    """Refuse a column of something else, as vectors and numbers are, of which nearly each is there once."""
+    n_images, n_alone = len(labels.paths), int((labels.sizes == 1).sum())
+    if n_images >= _LEAST_ALONE and n_alone > n_images / 2:
+        raise InputError(
+            f"{labels.source} has {len(labels.names):,} different values for {n_images:,} images, for instance "
+            f"{plain_text(labels.names[0])!r}; it holds no clusters; give labels such as cluster_results.csv, or "
+            f"another column with --model"
+        )
+
+
 def _plain(cell: str) -> str:
     """Write a label as everywhere: 3.0 as 3, and without the apostrophe that keeps a spreadsheet from calculating."""
     cell = cell.strip()
@@ -161,8 +185,8 @@ def _of_run(
     reporter: Reporter | None,
     *,
     named: bool,
-) -> tuple[list[str], list[str], str]:
-    """Return image paths, labels and what they are; UNSEEN rows are without."""
+) -> Labels:
+    """Return the labels of a model, or the names of its clusters; UNSEEN rows are without."""
     from toolkit.grid.finished import FinishedRun
     from toolkit.naming import all_names
 
@@ -181,7 +205,8 @@ def _of_run(
     names = found[model].names if named else {}
     text = {label: names.get(label, str(label)) for label in np.unique(run.labels(model)).tolist()}
     cells = [text.get(label, "") for label in run.all_labels(model).tolist()]
-    return run.image_paths.tolist(), cells, f"{model.name} of {folder}"
+    labels = _labels(run.image_paths.tolist(), cells, f"{model.name} of {folder}")
+    return replace(labels, run=folder, model=model.id, is_named=named)
 
 
 # A table
@@ -232,6 +257,8 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InputError(f"labels {path} are not a readable CSV in UTF-8: {error}") from error
     header = [name.strip() for name in lines[0]] if lines else []
+    if len(header) == 1 and ";" in header[0]:
+        raise InputError(f"labels {path} are separated by semicolons; save them as CSV separated by commas")
     for number, row in enumerate(lines[1:], 2):
         if len(row) != len(header):
             raise InputError(f"labels {path}: row {number} has {len(row)} cells, the header has {len(header)}")

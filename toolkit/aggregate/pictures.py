@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from toolkit.aggregate.charts import safe_text
+from toolkit.aggregate.texts import plain_text
 from toolkit.atomic import atomic_file
 from toolkit.report.contact_sheet import SIDE, Captioned, Section, save_sheet
-from toolkit.report.drawing import with_caption
+from toolkit.report.drawing import about_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,20 +45,22 @@ def save_image(pixels: np.ndarray, path: Path) -> None:
 
 def save_mean_sheet(path: Path, means: Sequence[tuple[str, int, np.ndarray]], lines: list[str]) -> None:
     """Write a sheet of the mean images of all clusters (name, number of images, mean), in their order."""
+    title, what = "Mean images", "Below each mean: the images in it, and the cluster"
     largest = sorted(range(len(means)), key=lambda i: (-means[i][1], i))[:MOST_ON_SHEET]
     shown = [means[i] for i in sorted(largest)]
     if len(shown) < len(means):
         lines = [*lines, f"The {len(shown)} largest of {len(means):,} clusters"]
     images = [Captioned(name, _thumbnail(mean), f"{n_images:,}") for name, n_images, mean in shown]
-    save_sheet(path, "Mean images", lines, [Section("Below each mean: the images in it, and the cluster", images)])
+    about = about_picture(title, f"{'. '.join([*lines, what])}.")
+    save_sheet(path, title, lines, [Section(what, images)], about=about)
 
 
 def _thumbnail(mean: np.ndarray) -> Image.Image:
     return as_image(mean).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def eigenfaces_figure(found: Eigenfaces, title: str) -> Figure:
-    """Draw the mean, and for each component what is two standard deviations from it, in both directions."""
+def eigenfaces_figure(found: Eigenfaces, title: str) -> tuple[Figure, str]:
+    """Draw the mean, and two standard deviations of each component from it, both ways; return the caption too."""
     mean = found.moments.mean
     tiles = {(0.0, 0): ("mean", mean)}
     steps = _STEPS * np.sqrt(found.variance)[:, None, None, None] * found.components
@@ -65,17 +68,17 @@ def eigenfaces_figure(found: Eigenfaces, title: str) -> Figure:
         y, x = number // _PER_ROW * (2 + _GAP + _TITLE), number % _PER_ROW + 1
         tiles[y, x] = (f"{number + 1}: {100 * share:.3g} %", mean + step)
         tiles[y + 1 + _GAP, x] = ("", mean - step)
-    return _tiled(
-        tiles,
-        title,
+    return _tiled(tiles, title), (
         f"The mean of {found.moments.n_images:,} images, and for each eigenface its share of the variance and the mean "
         f"with {_STEPS:g} standard deviations of it added (above) and taken away (below); together "
-        f"{100 * found.share.sum():.3g} % of the variance.",
+        f"{100 * found.share.sum():.3g} % of the variance."
     )
 
 
-def weighted_figure(plain: Eigenfaces, weighted: Eigenfaces, attributes: pd.DataFrame, title: str) -> Figure:
-    """Draw the mean, the mean weighted by attributes, their difference, and the first weighted component."""
+def weighted_figure(
+    plain: Eigenfaces, weighted: Eigenfaces, attributes: pd.DataFrame, title: str
+) -> tuple[Figure, str]:
+    """Draw the mean, the weighted one, their difference, the first weighted component; return the caption too."""
     mean, heavy = plain.moments.mean, weighted.moments.mean
     difference = heavy - mean
     strength = min(_CONTRAST / max(float(np.abs(difference).max()), 1e-9), _STRONGEST)
@@ -84,20 +87,18 @@ def weighted_figure(plain: Eigenfaces, weighted: Eigenfaces, attributes: pd.Data
         step = _STEPS * np.sqrt(weighted.variance[0]) * weighted.components[0]
         shown += [(f"1: {100 * weighted.share[0]:.3g} %, added", heavy + step), ("taken away", heavy - step)]
     listed = [
-        f"{safe_text(str(name))} ({100 * share:.0f} %, lift {lift:.2g})"
+        f"{plain_text(str(name))} ({100 * share:.0f} %, lift {lift:.2g})"
         for name, share, lift in zip(*(attributes[key][:_NAMED] for key in ("attribute", "share", "lift")), strict=True)
     ]
     more = f" and {len(attributes) - _NAMED} more" if len(attributes) > _NAMED else ""
-    return _tiled(
-        {(0.0, x): tile for x, tile in enumerate(shown)},
-        title,
+    return _tiled({(0.0, x): tile for x, tile in enumerate(shown)}, title), (
         f"Each of the {weighted.moments.n_images:,} images that have any counts as much as the shares of its "
         f"prominent attributes: {', '.join(listed)}{more}. On the right the first weighted eigenface, {_STEPS:g} "
-        f"standard deviations each way.",
+        f"standard deviations each way."
     )
 
 
-def _tiled(tiles: dict[tuple[float, int], tuple[str, np.ndarray]], title: str, caption: str) -> Figure:
+def _tiled(tiles: dict[tuple[float, int], tuple[str, np.ndarray]], title: str) -> Figure:
     """Draw images at their places (top and column, in sides of an image), each below its title."""
     width = max(x for _, x in tiles) * (1 + _GAP) + 1
     height = max(y for y, _ in tiles) + 1
@@ -111,5 +112,4 @@ def _tiled(tiles: dict[tuple[float, int], tuple[str, np.ndarray]], title: str, c
     ax.set(xlim=(0, max(width, _LEAST_WIDTH)), ylim=(height, -_TITLE), aspect="equal")
     ax.axis("off")
     figure.suptitle(safe_text(title, int(inches[0] * _TITLE_CHARACTERS)), fontsize=11, x=0.01, ha="left")
-    with_caption(figure, caption)
     return figure

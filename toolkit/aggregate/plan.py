@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from toolkit.errors import InputError
 
+MOST_AT_ONCE = 65_536  # images of a step
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,7 +49,7 @@ class Plan:
         InputError
         """
         bounds: tuple[tuple[str, float, bool, str], ...] = (
-            ("batch_size", self.batch_size, self.batch_size >= 1, "1 or more"),
+            ("batch_size", self.batch_size, 1 <= self.batch_size <= MOST_AT_ONCE, f"1 to {MOST_AT_ONCE:,}"),
             ("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "more than 0, at most 1"),
             ("detail", self.detail, 0 < self.detail < math.inf, "more than 0"),
             ("free_nats", self.free_nats, 0 <= self.free_nats < math.inf, "0 or more"),

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.aggregate.labels import read_labels
-from toolkit.atomic import remove_unfinished, write_text
+from toolkit.aggregate.texts import few
+from toolkit.atomic import write_text
 from toolkit.backend.device import choose_backend
 from toolkit.descriptors.cache import digest, file_digest
 from toolkit.errors import InputError
+from toolkit.folder import held
 from toolkit.images.pixels import RECORD, PixelFile, cache_pixels, open_listed
 from toolkit.memory import MemoryBudget, format_size
 from toolkit.packages import import_package
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from toolkit.aggregate.training import Data
 
 PIXEL_FOLDER, IMAGES_FILE, SKIPPED_FILE = "pixels", "images.csv", "images_skipped.csv"
+_LOCK = ".lock"
 _LISTED = 5  # images that an error names
-_IN_LIST = 20  # classes that a line names
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,15 @@ class TrainedModel:
             f"history     {folder / 'history.csv'}",
         ]
         if best.validation_error >= best.mean_image_error:
-            lines.append("the reconstructions are no better than the mean image: train longer, or raise --detail")
+            lines.append(
+                "the reconstructions are no better than the mean image: train longer, raise --detail, or lower "
+                "--learning_rate"
+            )
+        if not best.active_units:
+            lines.append(
+                "no latent unit is active: the latent vector says nothing, and all samples of a class are alike; raise "
+                "--detail"
+            )
         if self.n_skipped:
             lines.append(f"skipped     {folder / SKIPPED_FILE}: {self.n_skipped:,} images")
         return "\n".join(lines)
@@ -132,7 +142,8 @@ def train_cvae(
     Raises
     ------
     InputError
-        If labels, images or options cannot be used, or `out` holds the training of others.
+        If labels, images or options cannot be used, or `out` holds the training of others, or another process trains
+        there.
     MissingPackageError
         Without torch.
     MemoryBudgetError
@@ -151,32 +162,35 @@ def train_cvae(
 
     out, reporter, budget = Path(out), reporter or Reporter(quiet=True), MemoryBudget.resolve(memory)
     _check(plan, num_epochs, patience)
-    labels = read_labels(labels_path, model=model, memory=budget, reporter=reporter)
-    _check_classes(labels, num_classes, reporter)
-    network = make_network(plan, len(labels.names))  # what is wrong with its size is said before images are decoded
+    make_network(plan, 1)  # what is wrong with its size, and with the device, is said before anything is read
     backend, reason = choose_backend(device)
-    labels, missing = _present(labels, Path(image_path), strict=strict)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(out)
-    folder, size = out / PIXEL_FOLDER, plan.image_size
-    cached = cache_pixels(
-        Path(image_path), labels.paths, folder, size=size, memory=budget, workers=workers, reporter=reporter
-    )
-    skipped = [*missing, *((str(labels.paths[row]), reason) for row, reason in cached.failed)]
-    _report_skipped(out / SKIPPED_FILE, skipped, reporter, strict=strict)
-    needed = training_bytes(plan, network, len(labels.paths))
-    reporter.say(f"device {backend.name} ({reason}); a batch of {plan.batch_size} takes about {format_size(needed)}")
-    if backend.name == "cpu":
-        budget.require(needed, f"training with a batch of {plan.batch_size} images (--batch_size)")
-    failed = {row for row, _ in cached.failed}
-    rows = np.array([row for row in range(len(labels.paths)) if row not in failed], np.int64)
-    with PixelFile(cached.path) as pixels:
-        data = _data(pixels, labels, rows, plan, file_digest(folder / RECORD), reporter)
-        _write_images(out / IMAGES_FILE, labels, data)
-        training = Training(out, plan, data, backend.name, reporter)
-        training.run(num_epochs, patience)
+    labels = read_labels(labels_path, model=model, memory=budget, reporter=reporter)
+    _check_classes(labels, num_classes, reporter)
+    labels, missing = _present(labels, Path(image_path), reporter, strict=strict)
+    if len(labels.names) == 1:
+        reporter.warn(f"there is one class only, {few(labels.names)}: the network has nothing to be conditional on")
+    network = make_network(plan, len(labels.names))
+    with held(out, "training", lock=_LOCK, reporter=reporter):
+        folder, size = out / PIXEL_FOLDER, plan.image_size
+        cached = cache_pixels(
+            Path(image_path), labels.paths, folder, size=size, memory=budget, workers=workers, reporter=reporter
+        )
+        skipped = [*missing, *((str(labels.paths[row]), reason) for row, reason in cached.failed)]
+        _report_skipped(out / SKIPPED_FILE, skipped, reporter, strict=strict)
+        needed = training_bytes(plan, network, len(labels.paths))
+        what = f"a batch of {plan.batch_size} takes about {format_size(needed)}"
+        reporter.say(f"device {backend.name} ({reason}); {what}")
+        if backend.name == "cpu":
+            budget.require(needed, f"training with a batch of {plan.batch_size} images (--batch_size)")
+        failed = {row for row, _ in cached.failed}
+        rows = np.array([row for row in range(len(labels.paths)) if row not in failed], np.int64)
+        with PixelFile(cached.path) as pixels:
+            data = _data(pixels, labels, rows, plan, file_digest(folder / RECORD), reporter)
+            _write_images(out / IMAGES_FILE, labels, data)
+            training = Training(out, plan, data, backend.name, reporter)
+            training.run(num_epochs, patience)
     best, last = training.epochs[training.best - 1], training.epochs[-1]
     seconds, is_early = time.monotonic() - started, len(training.epochs) < num_epochs
     return TrainedModel(training.weights / BEST, last, best, len(skipped), is_early, seconds)
@@ -190,18 +204,18 @@ def _check(plan: Plan, num_epochs: int, patience: int) -> None:
 
 
 def _check_classes(labels: Labels, num_classes: int | None, reporter: Reporter) -> None:
-    reporter.say(labels.text)
     n_found = len(labels.names)
     if num_classes is not None and n_found > num_classes:
         raise InputError(
-            f"{labels.source} has {n_found} classes ({_few(labels.names)}), --num_classes is {num_classes}; give "
+            f"{labels.source} has {n_found} classes ({few(labels.names)}), --num_classes is {num_classes}; give "
             f"--num_classes {n_found}, or leave it out"
         )
+    reporter.say(labels.text)
     if num_classes is not None and n_found < num_classes:
         reporter.warn(f"--num_classes is {num_classes}, the labels have {n_found} classes, and so has the network")
 
 
-def _present(labels: Labels, images: Path, *, strict: bool) -> tuple[Labels, list[tuple[str, str]]]:
+def _present(labels: Labels, images: Path, reporter: Reporter, *, strict: bool) -> tuple[Labels, list[tuple[str, str]]]:
     """Return the images that are there, and which ones are not and why."""
     with open_listed(images, labels.paths) as source:
         problems = dict(source.problems)
@@ -211,7 +225,10 @@ def _present(labels: Labels, images: Path, *, strict: bool) -> tuple[Labels, lis
     if strict or len(missing) == len(labels.paths):
         raise InputError(_skipped_text(missing, labels.source, len(labels.paths)))
     rows = np.array([row for row in range(len(labels.paths)) if row not in problems], np.int64)
-    return labels.keep(rows), missing
+    kept = labels.keep(rows)
+    if lost := sorted(set(labels.names) - set(kept.names)):
+        reporter.warn(f"no image of class {few(lost)} is there; the network has {len(kept.names)} classes")
+    return kept, missing
 
 
 def _skipped_text(skipped: list[tuple[str, str]], source: str, n_images: int) -> str:
@@ -242,20 +259,17 @@ def _data(pixels: PixelFile, labels: Labels, rows: np.ndarray, plan: Plan, image
     kept = labels.keep(rows) if len(rows) else labels
     if not len(rows) or len(kept.names) < len(labels.names):
         lost = sorted(set(labels.names) - set(kept.names if len(rows) else ()))
-        raise InputError(f"no image of class {_few(lost)} can be decoded; leave these classes out of the labels")
+        raise InputError(f"no image of class {few(lost)} can be decoded; leave these classes out of the labels")
     class_of = np.full(len(labels.paths), -1, np.int64)
     class_of[rows] = kept.classes
     parts = split(pixels, rows, kept.classes, share=plan.validation, seed=plan.seed)
     if parts.single:
-        alone = _few([kept.names[number] for number in parts.single])
+        alone = few([kept.names[number] for number in parts.single])
         reporter.warn(f"class {alone}: no two different images, so all are for training and none for validation")
     found, _ = baselines(pixels, parts.training, parts.validation, class_of)
     key = digest(asdict(plan), images_key, list(kept.names), class_of.tolist())
-    return Data(pixels, class_of, kept.names, tuple(kept.sizes.tolist()), parts, found, key)
-
-
-def _few(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:_IN_LIST]) + (f" and {len(names) - _IN_LIST} more" if len(names) > _IN_LIST else "")
+    run = "" if labels.run is None else str(labels.run)
+    return Data(pixels, class_of, kept.names, tuple(kept.sizes.tolist()), labels.source, run, parts, found, key)
 
 
 def _write_images(path: Path, labels: Labels, data: Data) -> None:

@@ -54,6 +54,8 @@ class Data:
         The class of each row of the pixels; -1 where there is none.
     class_names : tuple of str
     class_sizes : tuple of int
+    source, run : str
+        What the labels are, for people, and the folder of the run from which they come, or nothing.
     split : Split
     baselines : Baselines
     key : str
@@ -64,6 +66,8 @@ class Data:
     class_of: np.ndarray
     class_names: tuple[str, ...]
     class_sizes: tuple[int, ...]
+    source: str
+    run: str
     split: Split
     baselines: Baselines
     key: str
@@ -264,7 +268,8 @@ class Training:
         if self.best == epoch.epoch:
             names = {"class_names": list(self.data.class_names), "class_sizes": list(self.data.class_sizes)}
             facts = {key: value for key, value in asdict(epoch).items() if key not in _OF_THE_PROCESS}
-            save(self.weights / BEST, self.network, **names, facts=facts | asdict(self.plan) | {"device": self.device})
+            facts |= asdict(self.plan) | {"device": self.device, "labels": self.data.source, "run": self.data.run}
+            save(self.weights / BEST, self.network, **names, facts=facts)
         write_history(self.folder / HISTORY, self.epochs)
         save(
             self.weights / LAST,

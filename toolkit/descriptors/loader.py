@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BLOCK_ROWS = 65_536
 _PATHS_FILE = "images_paths.csv"
 _QUARANTINE, _DUPLICATES = "quarantine_", "duplicate_files.csv"  # that lie beside descriptors, see toolkit.faces.embed
+_PATH_BYTES = 4096  # that file systems take
 _PATH_HEADERS = ("path", "paths", "image_path", "image_paths", "filename", "image", "image_name", "file")
 
 
@@ -258,7 +259,7 @@ def read_paths(path: Path) -> np.ndarray:
                 f"image paths {path} has no column called any of: {', '.join(_PATH_HEADERS)}; there are: "
                 f"{', '.join(header)[:200]}"
             )
-        return np.array([row[0] for row in rows])
+        return _as_array([row[0] for row in rows], path)
     column = named[0] if named else len(header) - 1
     ragged = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
     if ragged is not None:
@@ -266,4 +267,18 @@ def read_paths(path: Path) -> np.ndarray:
             f"image paths {path}: row {ragged} has {len(rows[ragged])} columns, the header has {len(header)}; quote "
             f"paths that hold commas"
         )
-    return np.array([row[column] for row in rows[1:]])
+    return _as_array([row[column] for row in rows[1:]], path)
+
+
+def check_path(path: str, where: Path) -> None:
+    """Refuse a path of an image that no file system takes: arrays of text give each entry the room of the longest."""
+    if len(path) > _PATH_BYTES // 4 and (n_bytes := len(path.encode(errors="surrogatepass"))) > _PATH_BYTES:
+        raise InputError(
+            f"{where} names an image by {n_bytes:,} bytes ({path[:40]!r}...); allowed: {_PATH_BYTES:,}; rename it"
+        )
+
+
+def _as_array(paths: list[str], where: Path) -> np.ndarray:
+    for path in paths:
+        check_path(path, where)
+    return np.array(paths)

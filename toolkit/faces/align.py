@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from toolkit.errors import InputError
+from toolkit.memory import format_size
 
 DLIB_5, ARCFACE_5 = "dlib-5", "arcface-5"
 LANDMARK_MODELS = {
@@ -22,6 +23,8 @@ ARCFACE_SIZE = 112
 ARCFACE_TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
+
+_REGION_BYTES = 12  # of a pixel of what is cut out, with its margin, measured: 8
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -67,7 +70,9 @@ def template(size: int, margin: float) -> np.ndarray:
     return (share + margin) / (1 + 2 * margin) * size - 0.5
 
 
-def aligned_chip(image: np.ndarray, landmarks: np.ndarray, model: str, *, size: int, margin: float) -> np.ndarray:
+def aligned_chip(
+    image: np.ndarray, landmarks: np.ndarray, model: str, *, size: int, margin: float, most_bytes: float = math.inf
+) -> np.ndarray:
     """Cut a face out so that its landmarks are where they belong.
 
     Parameters
@@ -81,6 +86,8 @@ def aligned_chip(image: np.ndarray, landmarks: np.ndarray, model: str, *, size: 
         Side of the chip in pixels.
     margin : float
         What the chip shows around the template, on each side, as a share of the template's side.
+    most_bytes : float
+        That cutting may take.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def aligned_chip(image: np.ndarray, landmarks: np.ndarray, model: str, *, size: 
     Raises
     ------
     InputError
-        If the landmarks are all in one place.
+        If the landmarks are all in one place, or the face with its margin is too large for these bytes.
 
     Notes
     -----
@@ -98,10 +105,10 @@ def aligned_chip(image: np.ndarray, landmarks: np.ndarray, model: str, *, size: 
     """
     if model == DLIB_5:
         return _dlib_chip(image, landmarks, size, margin)
-    return warped(image, similarity(landmarks, template(size, margin)), size)
+    return warped(image, similarity(landmarks, template(size, margin)), size, most_bytes=most_bytes)
 
 
-def warped(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
+def warped(image: np.ndarray, transform: np.ndarray, size: int, *, most_bytes: float = math.inf) -> np.ndarray:
     """Return the chip (size, size, 3) uint8 that a similarity transform (2, 3) cuts out, antialiased.
 
     What it shrinks is shrunk first, then turned; beyond the image its edge is repeated.
@@ -112,6 +119,7 @@ def warped(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     border = math.ceil(3 / min(scale, 1))  # pixels that the filter reads beyond
     left, top = (int(value) for value in np.floor(corners.min(axis=0)) - border)
     right, bottom = (int(value) for value in np.ceil(corners.max(axis=0)) + border)
+    _check_memory((right - left) * (bottom - top), most_bytes)
     region = Image.fromarray(region_of(image, left, top, right, bottom))
     if scale < 1:
         shrunk_size = (math.ceil(region.width * scale), math.ceil(region.height * scale))
@@ -133,8 +141,25 @@ def region_of(image: np.ndarray, left: int, top: int, right: int, bottom: int) -
     ]
 
 
+def _check_memory(n_pixels: int, most_bytes: float) -> None:
+    needed = n_pixels * _REGION_BYTES
+    if needed > most_bytes:
+        raise InputError(
+            f"needs {format_size(needed)} to be cut out with its margin, of {format_size(most_bytes)} that there are "
+            f"for one image; raise --memory, or take a smaller --margin"
+        )
+
+
 def square_chip(
-    image: np.ndarray, x: float, y: float, width: float, height: float, *, size: int, margin: float
+    image: np.ndarray,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    *,
+    size: int,
+    margin: float,
+    most_bytes: float = math.inf,
 ) -> np.ndarray:
     """Cut a box out, made square around its middle.
 
@@ -147,16 +172,24 @@ def square_chip(
         Side of the result in pixels.
     margin : float
         What is added on each side, as a share of the longer side of the box.
+    most_bytes : float
+        That cutting may take.
 
     Returns
     -------
     ndarray (size, size, 3) uint8
         Antialiased; beyond the image its edge is repeated.
+
+    Raises
+    ------
+    InputError
+        If the box with its margin is too large for these bytes.
     """
     side = max(width, height) * (1 + 2 * margin)
     corner = np.array([x + width / 2, y + height / 2]) - side / 2
     left, top = (int(value) for value in np.floor(corner))
     right, bottom = (int(value) for value in np.ceil(corner + side))
+    _check_memory((right - left) * (bottom - top), most_bytes)
     region = Image.fromarray(region_of(image, left, top, right, bottom))
     inside = (corner[0] - left, corner[1] - top, corner[0] - left + side, corner[1] - top + side)
     return np.asarray(region.resize((size, size), Image.Resampling.LANCZOS, box=inside))

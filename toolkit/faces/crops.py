@@ -17,9 +17,9 @@ from toolkit.descriptors.cache import file_digest
 from toolkit.errors import InputError
 from toolkit.faces.cutting import CROPS, Cutter, Job, Options, crop_names
 from toolkit.faces.detectors import ORIGINAL, PADDED, UPSAMPLED, default_detector, make_detector
-from toolkit.faces.folder import Record, held
 from toolkit.faces.images import FACES, FACES_RECORD, list_images
-from toolkit.images.chunks import Chunks
+from toolkit.folder import Record, held
+from toolkit.images.chunks import Chunks, has_chunks
 from toolkit.memory import MemoryBudget, n_threads
 from toolkit.progress import Reporter
 
@@ -131,7 +131,8 @@ def detect_faces(
     memory : str, int or MemoryBudget, optional
         For all processes together.
     workers : int, optional
-        Processes; by default as many as there are processors, or fewer, so that each can decode photographs.
+        Processes, 0 for none beside this one; by default as many as there are processors, or fewer, so that each can
+        decode photographs.
     reporter : Reporter, optional
         Follows the images.
 
@@ -176,17 +177,13 @@ def detect_faces(
     }
     _check_out(out)
     with held(out, "finding faces", lock=_LOCK, reporter=reporter):
-        record = Record(out / FACES_RECORD, holds="faces", made=f"the folder {out}")
-        if (facts := record.claim(identity)) is not None:
-            done = FaceCrops(out, **facts, was_finished=True)
-            reporter.say(done.text)
-            return done
+        made = f"the folder {out}"
+        record = Record(out / FACES_RECORD, holds="faces", made=made, has_work=lambda: _has_crops(out))
+        if (facts := record.claim(identity)) is not None and (out / FACES).is_file():
+            return FaceCrops(out, **facts, was_finished=True)
         chunks = Chunks(out / CROPS, identity, len(found.paths), reporter=reporter)
         job = Job(found, crop_names(found.paths), out, options, weights, most_bytes)
-        if workers > 1:
-            chunks.run("faces", job, workers=workers)
-        else:
-            chunks.run("faces", partial(Cutter, job, model), workers=0)
+        chunks.run("faces", job if workers else partial(Cutter, job, model), workers=workers)
         result = _gather(chunks, out, len(found.paths))
         record.finish(identity, result.facts)
         chunks.remove()
@@ -212,6 +209,11 @@ def _check_out(out: Path) -> None:
             )
 
 
+def _has_crops(out: Path) -> bool:
+    """Whether an unfinished job has cut out anything: crops of other options would stay among those of these."""
+    return has_chunks(out / CROPS) or any(not path.name.startswith(".") for path in (out / CROPS).glob("*"))
+
+
 def _check(options: Options, workers: int | None) -> None:
     if not 16 <= options.size <= 2048:
         raise InputError(f"size {options.size} of the crops; allowed: 16 to 2048 pixels")
@@ -221,17 +223,18 @@ def _check(options: Options, workers: int | None) -> None:
         raise InputError(f"min_size {options.min_size:g}; allowed: from 1 pixel")
     if options.min_score is not None and not math.isfinite(options.min_score):
         raise InputError(f"min_score {options.min_score}; allowed: a number, or none")
-    if workers is not None and workers < 1:
-        raise InputError(f"{workers} workers; allowed: from 1")
+    if workers is not None and workers < 0:
+        raise InputError(f"workers is {workers}; allowed: 0 (no process beside this one) or more")
 
 
 def _shares(memory: MemoryBudget, found: Images, model: Detector, workers: int | None) -> tuple[int, int]:
-    """Return how many processes work, and the bytes that each may take for an image."""
+    """Return how many processes work (0: this one), and the bytes that each may take for an image."""
     base = model.process_bytes + 2 * found.paths.nbytes + _PATH_BYTES * len(found.paths)
     least = base + (_IMAGE_BYTES if workers is None else _LEAST_IMAGE_BYTES)
     n_processes = max(1, min(n_threads(), memory.free // least)) if workers is None else workers
-    memory.require(n_processes * (base + _LEAST_IMAGE_BYTES), f"finding faces in {n_processes} processes")
-    return n_processes, memory.free // n_processes - base
+    n_shares = max(n_processes, 1)
+    memory.require(n_shares * (base + _LEAST_IMAGE_BYTES), f"finding faces in {n_shares} processes")
+    return n_processes if workers is not None or n_processes > 1 else 0, memory.free // n_shares - base
 
 
 # Results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from toolkit.images.chunks import Work
 
 CROPS = "crops"  # folder of the crops, below that of the results
-_NAME_BYTES = 200  # of the name of a crop: file systems allow 255
+_NAME_BYTES, _PATH_BYTES = 200, 1000  # of the name of a crop or a folder: file systems allow 255; of a whole path: 4096
+_AS_A_CROP = re.compile(r"_\d+\.png$", re.IGNORECASE)  # the end of a crop's name
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,15 @@ class Cutter:
         return [max(sure, key=lambda face: face.area)] if options.largest else sure
 
     def _cut(self, image: np.ndarray, face: Face) -> tuple[np.ndarray, bool]:
-        size, margin = self.options.size, self.options.margin
+        size, margin, most_bytes = self.options.size, self.options.margin, self.job.most_bytes - image.nbytes
         if not self.options.align or face.landmarks is None or self.detector.landmark_model is None:
             box = (face.x, face.y, face.width, face.height)
-            return square_chip(image, *box, size=size, margin=margin), False
+            return square_chip(image, *box, size=size, margin=margin, most_bytes=most_bytes), False
         landmarks = face.landmarks
         if face.found == PADDED:  # cut from what was searched: the chip shows much of what is beyond the image
             image, landmarks = padded(image), landmarks + padding(image)
-        return aligned_chip(image, landmarks, self.detector.landmark_model, size=size, margin=margin), True
+        model = self.detector.landmark_model
+        return aligned_chip(image, landmarks, model, size=size, margin=margin, most_bytes=most_bytes), True
 
     def _facts(self, face: Face) -> dict[str, Any]:
         numbers = {name: _number(getattr(face, name)) for name in ("x", "y", "width", "height", "score")}
@@ -146,17 +149,25 @@ def _save(crop: np.ndarray, path: Path) -> None:
     path.write_bytes(file.getvalue())
 
 
+def _short(part: str) -> str:
+    return part.encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore")
+
+
 def crop_names(paths: np.ndarray) -> list[str]:
     """Return what the crops of each image are called below `CROPS`, without the number: the path, made unique.
 
-    Names that a file system may take for one (``a.jpg`` and ``a.png``, ``A.jpg``) get a number; nothing leads outside.
+    Names that a file system may take for one (``a.jpg`` and ``a.png``, ``A.jpg``) get a number; nothing leads outside,
+    is hidden, or longer than file systems allow: of too long a path the outer folders go.
     """
     names: list[str] = []
     taken: set[str] = set()
     for path in paths.tolist():
-        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")] or ["image"]
-        stem = Path(parts[-1]).stem.encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore")
-        name = first = "/".join([*parts[:-1], stem])
+        shown = [part.lstrip(".") for part in path.replace("\\", "/").split("/")]
+        parts = [part for part in shown if part] or ["image"]
+        folders = [f"{part}-" if _AS_A_CROP.search(part) else part for part in map(_short, parts[:-1])]
+        name = first = "/".join([*folders, _short(Path(parts[-1]).stem)])
+        while len(first.encode()) > _PATH_BYTES:
+            name = first = first.partition("/")[2]
         number = 1
         while name.casefold() in taken:
             number += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from toolkit.faces.descriptor_files import (
     write_features,
     write_paths,
 )
-from toolkit.faces.folder import Record, held
 from toolkit.faces.images import FACES_RECORD, has_chips, list_images
 from toolkit.faces.loaders import DALI, Share, choose_loader, open_loader
 from toolkit.faces.models import choose_model
-from toolkit.images.chunks import CHUNK, Chunks, Part
+from toolkit.folder import Record, held
+from toolkit.images.chunks import CHUNK, Chunks, Part, has_chunks
 from toolkit.memory import MemoryBudget, n_threads
 from toolkit.progress import Reporter, format_seconds
 
@@ -147,11 +147,8 @@ def embed_images(
     -----
     A call that was stopped or killed goes on with what is missing, and ends with the same bytes.
     """
-    started = time.monotonic()
     reporter = reporter or Reporter(quiet=True)
     images, out = Path(images), Path(out)
-    if workers is not None and workers < 0:
-        raise InputError(f"workers is {workers}; allowed: 0 (no process beside this one) or more")
     choice = choose_model(
         model,
         weights=weights,
@@ -160,24 +157,55 @@ def embed_images(
         batch=batch,
         device=device,
     )
-    chosen = choose_loader(loader, choice)
+    choose_loader(loader, choice)  # what is wrong with it is said before images are listed
     found = list_images(images, beside=out, crops=True)
-    found.tell_passed_over(reporter)
     if found.are_faces and choice.card.for_faces is False:
-        reporter.warn(f"{choice.name} does not tell faces apart: use its descriptors of faces for nothing but images")
+        reporter.warn(
+            f"{choice.name} was not trained on faces: its descriptors group images that look alike, not people"
+        )
     if found.are_faces and choice.card.chips and not has_chips(images / FACES_RECORD, *choice.card.chips):
         reporter.warn(f"{choice.name} was trained on faces that are aligned otherwise: {choice.card.preprocessing}")
+    return embed_listed(found, out, choice, memory=memory, workers=workers, csv=csv, loader=loader, reporter=reporter)
+
+
+def embed_listed(
+    found: Images,
+    out: Path,
+    choice: Choice,
+    *,
+    memory: str | int | MemoryBudget | None,
+    workers: int | None,
+    csv: Path | None = None,
+    loader: str = "auto",
+    reporter: Reporter,
+) -> Embedded:
+    """Write the descriptors of images that are listed, by a model that is chosen; the rest is as in `embed_images`."""
+    started = time.monotonic()
+    _check_workers(workers)
     _check_out(out, csv)
-    job = _Job(out, choice, chosen, found, MemoryBudget.resolve(memory), workers, reporter)
+    found.tell_passed_over(reporter)
+    job = _Job(out, choice, choose_loader(loader, choice), found, MemoryBudget.resolve(memory), workers, reporter)
+    ready = None if job.descriptor.exists() else job.prepare()  # a start that fails leaves nothing behind
     with held(out, f"embedding with {choice.name}", lock=f".{choice.name}.lock", reporter=reporter):
         facts = job.claim()
         was_finished = facts is not None
         if facts is None:
-            facts = job.run()
+            facts = job.run(ready or job.prepare())
         job.remove_chunks()
         if csv is not None:
             write_features(csv, job.descriptor, found.names, job.budget)
     return Embedded(choice.name, job.descriptor, seconds=time.monotonic() - started, was_finished=was_finished, **facts)
+
+
+def check_start(found: Images, choice: Choice, *, memory: str | int | MemoryBudget | None, workers: int | None) -> None:
+    """Find what `embed_listed` would refuse before it begins, where that is late; nothing is written."""
+    _check_workers(workers)
+    _prepared(found, choice, choose_loader("auto", choice), MemoryBudget.resolve(memory), workers)
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 0:
+        raise InputError(f"workers is {workers}; allowed: 0 (no process beside this one) or more")
 
 
 def _check_out(out: Path, csv: Path | None) -> None:
@@ -185,6 +213,8 @@ def _check_out(out: Path, csv: Path | None) -> None:
         raise InputError(f"{out} is a file; give a folder for the descriptors")
     if csv is not None and csv.resolve().parent == out.resolve():
         raise InputError(f"{csv} would be read as one more descriptor in {out}; give it a place in another folder")
+    if csv is not None and csv.is_dir():
+        raise InputError(f"{csv} is a folder; give a file for the table")
 
 
 class _Job:
@@ -205,7 +235,7 @@ class _Job:
         self.descriptor, self.unfinished = out / f"{choice.name}.npy", out / f".{choice.name}"
         path = out / f"{choice.name}.json"
         made = f"{self.descriptor}, {path} and {self.unfinished}"
-        self.record = Record(path, holds=f"descriptors ({choice.name})", made=made)
+        self.record = Record(path, holds=f"descriptors ({choice.name})", made=made, has_work=self._has_work)
         self.identity = dict(zip(_IDENTITY, choice.identity(), strict=True))
         self.identity |= {"loader": loader.name, "images": images.identity()}
 
@@ -228,22 +258,22 @@ class _Job:
         facts = self.record.claim(self.identity)
         return facts if self.descriptor.exists() else None
 
-    def run(self) -> dict[str, Any]:
+    def prepare(self) -> _Ready:
+        """Find what is wrong with memory, packages and weights before anything is written."""
+        return _prepared(self.images, self.choice, self.loader, self.budget, self.workers)
+
+    def run(self, ready: _Ready) -> dict[str, Any]:
         """Embed what is missing and write the files; return what was made."""
-        embedder = self.choice.open()  # what is wrong with weights and packages is said before processes start
         n_images = len(self.images.paths)
-        make, n_processes = self._plan()
-        if self.loader.name == DALI:
-            open_loader(DALI, self.images, embedder, make.share, device=self.choice.device)
         chunks = Chunks(self.unfinished, self.identity, n_images, reporter=self.reporter)
-        chunks.run(f"{self.choice.name}: images embedded", make, workers=n_processes)
-        facts = {"n_images": n_images, "dimensions": embedder.dimensions}
+        chunks.run(f"{self.choice.name}: images embedded", ready.make, workers=ready.n_processes)
+        facts = {"n_images": n_images, "dimensions": ready.dimensions}
 
         def finish(counts: Counts) -> None:
             facts.update(n_failed=counts.n_failed, n_duplicates=counts.n_duplicates)
             self.record.finish(self.identity, facts, **self._told(counts))
 
-        write_descriptor(self.descriptor, chunks, self.images.names, embedder.dimensions, finish=finish)
+        write_descriptor(self.descriptor, chunks, self.images.names, ready.dimensions, finish=finish)
         chunks.remove()
         return facts
 
@@ -252,22 +282,8 @@ class _Job:
         if self.unfinished.exists():
             self.unfinished.rmdir()
 
-    def _plan(self) -> tuple[_Make, int]:
-        """Return what each process makes, and how many processes the budget allows (0: this one)."""
-        n_images, choice, budget = len(self.images.paths), self.choice, self.budget
-        wanted = n_threads() if self.workers is None else self.workers
-        dali = _DALI_BYTES if self.loader.name == DALI else 0
-        if choice.device == "cuda":
-            budget.require(_IMAGE_BYTES + dali, "decoding one image")
-            n_decoding = min(max(wanted, 1), max((budget.free - dali) // _IMAGE_BYTES, 1))
-            share = Share((budget.free - dali) // n_decoding, n_decoding)
-            return _Make(self.images, choice, self.loader.name, share), 0
-        own = choice.card.process_bytes + _BATCH_BYTES * choice.batch + _ROW_BYTES * n_images
-        needed = _IMAGE_BYTES + dali + (own if wanted else 0)
-        budget.require(needed, f"a process with the model {choice.name}")
-        n_processes = min(wanted, budget.free // needed, -(-n_images // CHUNK))
-        share = Share(budget.free // max(n_processes, 1) - dali - (own if wanted else 0), 0)
-        return _Make(self.images, choice, self.loader.name, share), n_processes
+    def _has_work(self) -> bool:
+        return self.descriptor.exists() or has_chunks(self.unfinished)
 
     def _told(self, counts: Counts) -> dict[str, Any]:
         """Return what is to be known of the descriptors beside what decides them."""
@@ -287,6 +303,34 @@ class _Job:
         }
 
 
+def _prepared(
+    images: Images, choice: Choice, loader: LoaderChoice, budget: MemoryBudget, workers: int | None
+) -> _Ready:
+    make, n_processes = _plan(images, choice, loader, budget, workers)
+    embedder = choice.open()
+    if loader.name == DALI:
+        open_loader(DALI, images, embedder, make.share, device=choice.device)
+    return _Ready(make, n_processes, embedder.dimensions)
+
+
+def _plan(
+    images: Images, choice: Choice, loader: LoaderChoice, budget: MemoryBudget, workers: int | None
+) -> tuple[_Make, int]:
+    """Return what each process makes, and how many processes the budget allows (0: this one)."""
+    n_images, wanted = len(images.paths), n_threads() if workers is None else workers
+    dali = _DALI_BYTES if loader.name == DALI else 0
+    if choice.device == "cuda":
+        budget.require(_IMAGE_BYTES + dali, "decoding one image")
+        n_decoding = min(max(wanted, 1), max((budget.free - dali) // _IMAGE_BYTES, 1))
+        return _Make(images, choice, loader.name, Share((budget.free - dali) // n_decoding, n_decoding)), 0
+    own = choice.card.process_bytes + _BATCH_BYTES * choice.batch + _ROW_BYTES * n_images + 2 * images.paths.nbytes
+    needed = _IMAGE_BYTES + dali + (own if wanted else 0)
+    budget.require(needed, f"a process with the model {choice.name}")
+    n_processes = min(wanted, budget.free // needed, -(-n_images // CHUNK))
+    share = Share(budget.free // max(n_processes, 1) - dali - (own if wanted else 0), 0)
+    return _Make(images, choice, loader.name, share), n_processes
+
+
 @dataclass(frozen=True)
 class _Make:
     """Makes, in any process, what embeds chunks."""
@@ -298,6 +342,14 @@ class _Make:
 
     def __call__(self) -> _Worker:
         return _Worker(self)
+
+
+class _Ready(NamedTuple):
+    """What a job needs to work: what each process makes, how many there are (0: this one), numbers of a descriptor."""
+
+    make: _Make
+    n_processes: int
+    dimensions: int
 
 
 class _Worker:
@@ -317,11 +369,17 @@ class _Worker:
             if seen is not None:
                 waiting[i] = seen
             if len(waiting) == self.embedder.batch:
-                self._embed(waiting, rows)
-        self._embed(waiting, rows)
+                self._embed(waiting, rows, lines)
+        self._embed(waiting, rows, lines)
         return Part(lines, rows)
 
-    def _embed(self, waiting: dict[int, Any], rows: np.ndarray) -> None:
-        if waiting:
-            rows[list(waiting)] = self.embedder.embed(list(waiting.values()))
-            waiting.clear()
+    def _embed(self, waiting: dict[int, Any], rows: np.ndarray, lines: list[dict[str, str]]) -> None:
+        if not waiting:
+            return
+        found = self.embedder.embed(list(waiting.values()))
+        for i, row in zip(waiting, found, strict=True):
+            if np.isfinite(row).all():
+                rows[i] = row
+            else:
+                lines[i]["reason"] = "the network makes no finite numbers of it"
+        waiting.clear()

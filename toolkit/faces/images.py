@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.descriptors.cache import digest
-from toolkit.descriptors.loader import read_paths
+from toolkit.descriptors.loader import check_path, read_paths
 from toolkit.errors import InputError, one_line
 from toolkit.faces.align import DLIB_5
 from toolkit.faces.models import CHIP_MARGIN
@@ -61,8 +61,9 @@ class Images:
 
     @property
     def names(self) -> list[str]:
-        """The paths as they can be written: where one is not UTF-8, with escapes."""
-        return [path.encode(errors="backslashreplace").decode() for path in self.paths.tolist()]
+        """The paths as tables can hold them: with escapes where `read_image` refuses one."""
+        escaped = (path.encode(errors="backslashreplace").decode() for path in self.paths.tolist())
+        return [path.replace("\r", "\\r") for path in escaped]
 
     def open(self) -> ImageSource:
         """Open the images, to be read one by one by `read_image`."""
@@ -112,6 +113,10 @@ def list_images(images: Path, *, beside: Path, crops: bool = False, each_once: b
     """
     if images.is_dir():
         table = images / FACES
+        if crops and not table.is_file() and (images / FACES_RECORD).is_file():
+            raise InputError(
+                f"{images} holds faces that are not finished: there is no {FACES} yet; run `toolkit faces detect` again"
+            )
         found = _of_faces(table) if crops and table.is_file() else _named(_below(images, beside), images)
     elif images.is_file() and images.suffix.lower() == ".csv":
         paths = read_paths(images)
@@ -122,6 +127,8 @@ def list_images(images: Path, *, beside: Path, crops: bool = False, each_once: b
         found = _named(_members(images), images)
     else:
         what = "is no zip archive and no CSV" if images.is_file() else "does not exist"
+        if images.exists() and not images.is_file():  # a pipe, a device
+            what = "is no regular file"
         raise InputError(f"images {images} {what}; allowed: a folder, a zip archive, a CSV with a path per row")
     if not len(found.paths):
         raise InputError(
@@ -137,12 +144,16 @@ def read_image(source: ImageSource, row: int) -> bytes:
     Raises
     ------
     ImageError
-        If it is missing, ambiguous, encrypted or damaged, or its name is not UTF-8, as the tables of results are.
+        If it is missing, ambiguous, encrypted or damaged, or the tables of results cannot hold its name: it is not
+        UTF-8, or has a carriage return, which readers of CSV take for the end of a line.
     """
+    path = str(source.paths[row])
     try:
-        str(source.paths[row]).encode()
+        path.encode()
     except UnicodeEncodeError as error:
         raise ImageError("has a name that is not UTF-8; rename it") from error
+    if "\r" in path:
+        raise ImageError("has a carriage return in its name; rename it")
     return source.read(row)
 
 
@@ -175,6 +186,7 @@ def _members(archive: Path) -> Iterator[str]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             if not info.is_dir() and all(map(_is_shown, info.filename.split("/"))):
+                check_path(info.filename, archive)
                 yield info.filename
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from toolkit.cli_options import Debug, Device, Memory, Quiet, Seed
+from toolkit.errors import InputError
+from toolkit.progress import Reporter, resumable
 
 faces = typer.Typer(
     help="Photographs to face crops, images to descriptor files, and how good they are where identities are known.",
@@ -19,7 +21,10 @@ ImageSet = Annotated[
     typer.Argument(metavar="IMAGES", help="Folder (with its subfolders), zip archive, or CSV with a path per row."),
 ]
 Weights = Annotated[Path | None, typer.Option(help="File with the weights of the network.")]
-Workers = Annotated[int | None, typer.Option(help="Processes; by default as many as processors, if they fit.", min=0)]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes, 0 for none beside this one; by default as many as processors, if they fit.", min=0),
+]
 
 
 @faces.command()
@@ -48,23 +53,23 @@ def detect(
 ) -> None:
     """Cut out the faces of IMAGES."""
     from toolkit.faces.crops import detect_faces
-    from toolkit.progress import Reporter
 
-    found = detect_faces(
-        images,
-        out,
-        detector=detector,
-        weights=weights,
-        align=align,
-        size=size,
-        margin=margin,
-        min_size=min_size,
-        min_score=min_score,
-        largest=largest,
-        memory=memory,
-        workers=workers,
-        reporter=Reporter(quiet=quiet),
-    )
+    with resumable():
+        found = detect_faces(
+            images,
+            out,
+            detector=detector,
+            weights=weights,
+            align=align,
+            size=size,
+            margin=margin,
+            min_size=min_size,
+            min_score=min_score,
+            largest=largest,
+            memory=memory,
+            workers=workers,
+            reporter=Reporter(quiet=quiet),
+        )
     if not quiet:
         print(found.text)
 
@@ -96,23 +101,23 @@ def embed(
 ) -> None:
     """Write one descriptor per image: of face crops (the folder of `faces detect`), or of any images."""
     from toolkit.faces.embed import embed_images
-    from toolkit.progress import Reporter
 
-    found = embed_images(
-        images,
-        out,
-        model=model,
-        weights=weights,
-        accept_licence=accept_licence,
-        preprocessing=preprocessing,
-        batch=batch,
-        device=device,
-        memory=memory,
-        workers=workers,
-        csv=csv,
-        loader=loader,
-        reporter=Reporter(quiet=quiet),
-    )
+    with resumable():
+        found = embed_images(
+            images,
+            out,
+            model=model,
+            weights=weights,
+            accept_licence=accept_licence,
+            preprocessing=preprocessing,
+            batch=batch,
+            device=device,
+            memory=memory,
+            workers=workers,
+            csv=csv,
+            loader=loader,
+            reporter=Reporter(quiet=quiet),
+        )
     if not quiet:
         print(found.text)
 
@@ -140,18 +145,18 @@ def attributes(
 ) -> None:
     """Tell which attributes faces have (glasses, a smile, ...): a probability for each, per image."""
     from toolkit.faces.attributes.predict import predict_attributes
-    from toolkit.progress import Reporter
 
-    found = predict_attributes(
-        images,
-        out,
-        weights=weights,
-        batch=batch,
-        device=device,
-        memory=memory,
-        workers=workers,
-        reporter=Reporter(quiet=quiet),
-    )
+    with resumable():
+        found = predict_attributes(
+            images,
+            out,
+            weights=weights,
+            batch=batch,
+            device=device,
+            memory=memory,
+            workers=workers,
+            reporter=Reporter(quiet=quiet),
+        )
     if not quiet:
         print(found.text)
 
@@ -187,26 +192,26 @@ def train_attributes(
 ) -> None:
     """Train a network to tell attributes of faces, from data in the form of CelebA."""
     from toolkit.faces.attributes import train
-    from toolkit.progress import Reporter
 
-    found = train.train_attributes(
-        images,
-        out,
-        attributes=listed,
-        partition=partition,
-        backbone=backbone,
-        names=attribute or (),
-        without=without or (),
-        epochs=epochs,
-        batch=batch,
-        learning_rate=learning_rate,
-        image_size=image_size,
-        device=device,
-        seed=seed,
-        memory=memory,
-        workers=workers,
-        reporter=Reporter(quiet=quiet),
-    )
+    with resumable():
+        found = train.train_attributes(
+            images,
+            out,
+            attributes=listed,
+            partition=partition,
+            backbone=backbone,
+            names=attribute or (),
+            without=without or (),
+            epochs=epochs,
+            batch=batch,
+            learning_rate=learning_rate,
+            image_size=image_size,
+            device=device,
+            seed=seed,
+            memory=memory,
+            workers=workers,
+            reporter=Reporter(quiet=quiet),
+        )
     if not quiet:
         print(found.text)
 
@@ -222,7 +227,7 @@ def evaluate(
     ] = None,
     image_paths: Annotated[Path | None, typer.Option(help="Of a descriptor: CSV with one path per row.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="Of a descriptor: CSV of pairs (path_1, path_2, same).")] = None,
-    metric: Annotated[str, typer.Option(help="Of a descriptor: euclidean or cosine.")] = "euclidean",
+    metric: Annotated[str | None, typer.Option(help="Of a descriptor: euclidean (by default) or cosine.")] = None,
     model: Annotated[str | None, typer.Option(help="Of a clustering: model of the run, or column of the CSV.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and the ROC curve.")] = None,
     memory: Memory = None,
@@ -239,19 +244,21 @@ def evaluate(
         evaluate_labels,
         write_evaluation,
     )
-    from toolkit.progress import Reporter
 
     reporter = Reporter(quiet=quiet)
     found: DescriptorEvaluation | LabelEvaluation
     if source.is_dir() or source.suffix.lower() == ".csv":
+        of_descriptors: dict[str, object] = {"image-paths": image_paths, "pairs": pairs, "metric": metric, "seed": seed}
+        _refuse_needless(of_descriptors, f"a descriptor, and {source} is taken for a clustering")
         found = evaluate_labels(source, identities, model=model, memory=memory, reporter=reporter)
     else:
+        _refuse_needless({"model": model}, f"a clustering, and {source} is taken for a descriptor")
         found = evaluate_descriptors(
             source,
             identities,
             image_paths=image_paths,
             pairs=pairs,
-            metric=metric,
+            metric=metric or "euclidean",
             seed=seed or 0,
             memory=memory,
             reporter=reporter,
@@ -260,3 +267,9 @@ def evaluate(
         write_evaluation(found, out)
     if not quiet:
         print(found.text)
+
+
+def _refuse_needless(options: dict[str, object], whose: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"--{name} is of {whose}; leave it out")

@@ -60,7 +60,7 @@ class Chunks:
     Raises
     ------
     InputError
-        If the folder holds unfinished work of another job.
+        If the folder holds finished chunks of another job.
     """
 
     def __init__(self, folder: Path, identity: Any, n_items: int, *, reporter: Reporter) -> None:
@@ -70,9 +70,14 @@ class Chunks:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.folder)
         job = self.folder / _JOB
+        is_other = job.exists() and json.loads(job.read_text()) != {"job": key}
+        if is_other and not has_chunks(folder):  # a start that failed
+            shutil.rmtree(self.folder)
+            self.folder.mkdir()
+            is_other = False
         if not job.exists():
             write_text(job, json.dumps({"job": key}))
-        elif json.loads(job.read_text()) != {"job": key}:
+        elif is_other:
             raise InputError(
                 f"{folder} holds unfinished work of other images or options; run that command again, or give another "
                 f"folder, or remove {self.folder}"
@@ -125,6 +130,11 @@ class Chunks:
                 save_arrays(folder, array=part.array)
 
 
+def has_chunks(folder: Path) -> bool:
+    """Whether an unfinished job has kept chunks in the folder of its results."""
+    return any((folder / _FOLDER).glob("[0-9]*"))
+
+
 def _here(make: Callable[[], Work], chunks: list[range]) -> Iterator[tuple[range, Part]]:
     if chunks:
         work = make()
@@ -151,9 +161,10 @@ def _elsewhere(make: Callable[[], Work], chunks: list[range], workers: int) -> I
                 "a process of the job died, perhaps for lack of memory; the same command goes on, with less --memory "
                 "by fewer processes"
             ) from error
-        finally:
-            for future in pending:
-                future.cancel()
+        except BaseException:
+            for process in list(pool._processes.values()):  # what they do is not kept, and would be waited for
+                process.terminate()
+            raise
 
 
 _work: Work | None = None  # of a process of the pool

@@ -160,16 +160,30 @@ class PixelFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         self.shape: tuple[int, ...] = mapped.shape
         self._start, self._row_bytes = int(mapped.offset), int(np.prod(self.shape[1:]))
         self._file = path.open("rb", buffering=0)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows, uint8 (n_rows, size, size, 3), RGB."""
+        """Return rows, uint8 (n_rows, size, size, 3), RGB.
+
+        Raises
+        ------
+        InputError
+            If the file ends before one of them.
+        """
         found = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for row, pixels in zip(rows.tolist(), found, strict=True):
-            os.preadv(self._file.fileno(), [pixels.data], self._start + row * self._row_bytes)
+        for row, pixels in zip(rows.tolist(), found.reshape(len(rows), self._row_bytes), strict=True):
+            start, done = self._start + row * self._row_bytes, 0
+            while done < self._row_bytes:
+                n_bytes = os.preadv(self._file.fileno(), [pixels[done:].data], start + done)
+                if not n_bytes:
+                    raise InputError(
+                        f"{self._path} ends before image {row:,}; remove {self._path.parent} and start again"
+                    )
+                done += n_bytes
         return found
 
     def close(self) -> None:
@@ -240,6 +254,7 @@ def _write(file: int, data: bytes, start: int) -> None:
 
 def _make(job: _Job, key: str, identity: object, budget: MemoryBudget, workers: int | None, reporter: Reporter) -> None:
     n_images = len(job.paths)
+    n_processes, most_bytes = _shares(budget, n_images, workers)
     chunks = Chunks(job.target.parent, identity, n_images, reporter=reporter)
     store = chunks.folder / PIXELS
     if not store.exists():
@@ -247,7 +262,6 @@ def _make(job: _Job, key: str, identity: object, budget: MemoryBudget, workers: 
         with atomic_file(store) as file:
             write_npy_header(file, (n_images, job.size, job.size, 3), np.dtype(np.uint8))
             file.truncate(file.tell() + n_images * 3 * job.size**2)
-    n_processes, most_bytes = _shares(budget, n_images, workers)
     made = _Job(job.images, job.paths, job.target, job.size, store, most_bytes, job.cut)
     chunks.run("images decoded", made, workers=n_processes)
     failed = [(line["row"], line["reason"]) for part in chunks.parts() for line in part.lines]

@@ -1,7 +1,7 @@
 """Where the image of each row is: among files, in a folder, or in a zip archive that stays packed."""
 
 # Paths are strings here: hundreds of thousands are looked up, and Path objects would take several times as long.
-# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH123
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116, PTH117, PTH118, PTH123
 from __future__ import annotations
 
 import os
@@ -9,7 +9,7 @@ import stat
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -125,7 +125,7 @@ def open_images(paths: np.ndarray, where: Path | None, *folders: Path) -> ImageS
         A folder or a zip archive. The image is what is there under its whole path, else the one file or member of
         which the path ends with the other's path at a ``/``, whichever is longer (in a folder: only where the image
         path is). Two that fit, or one that fits two image paths, are ambiguous. Of members with the same name the
-        last counts, as when they are unpacked.
+        last counts, as when they are unpacked. A path that leads out of a folder is never followed.
     *folders : Path
         Without `where`, paths are files as seen from the current folder, or else from the first of these that has
         them.
@@ -151,8 +151,8 @@ def open_images(paths: np.ndarray, where: Path | None, *folders: Path) -> ImageS
     where = Path(where)
     if not (where.is_dir() or where.is_file()):
         what = "is neither a folder nor a file" if where.exists() else "does not exist"
-        raise InputError(f"images {where} {what}; allowed: a folder, a zip archive, or no images at all")
-    source = FileImages(paths, _below(where), unique=True) if where.is_dir() else ZipImages(paths, where)
+        raise InputError(f"images {where} {what}; allowed: a folder or a zip archive")
+    source = FileImages(paths, _below(where), folder=where) if where.is_dir() else ZipImages(paths, where)
     if len(source.problems) == len(paths) > 0:
         source.close()
         kind = "folder" if where.is_dir() else "archive"
@@ -177,16 +177,17 @@ class FileImages(ImageSource):
     paths : ndarray (n_rows,) of str
     candidates : callable
         Image path -> the files that it may be.
-    unique : bool
-        Whether candidates after the first must be the only ones; else the first that exists is taken.
+    folder : Path, optional
+        In which all candidates lie; those after the first must then be the only ones. Else the first that exists is
+        taken.
     """
 
-    def __init__(self, paths: np.ndarray, candidates: Candidates, *, unique: bool = False) -> None:
+    def __init__(self, paths: np.ndarray, candidates: Candidates, *, folder: Path | None = None) -> None:
         super().__init__(paths, {})
-        self._candidates = candidates
+        self._candidates, self._folder = candidates, folder
         self._chosen = np.full(len(paths), -1, np.int8)  # which of the candidates; few bytes for millions of rows
         chunks = [range(start, min(start + _LOOKED_UP, len(paths))) for start in range(0, len(paths), _LOOKED_UP)]
-        look_up = self._only if unique else self._first
+        look_up = self._first if folder is None else self._only
 
         def look_up_all(rows: range) -> list[int | str]:
             return [look_up(str(paths[row])) for row in rows]
@@ -197,7 +198,7 @@ class FileImages(ImageSource):
                     self.problems[row] = one
                 else:
                     self._chosen[row] = one
-        if unique:
+        if folder is not None:
             self._refuse_shared()
 
     def _first(self, path: str) -> int | str:
@@ -208,13 +209,26 @@ class FileImages(ImageSource):
     def _only(self, path: str) -> int | str:
         """Return the first candidate if it is a file, else the only one that is, or what is wrong."""
         there = (i for i, file in enumerate(self._candidates(path)) if os.path.isfile(file))
-        found = next(there, None)
+        found = None if self._leads_out(path) else next(there, None)
         if not found:
             return self._explain(path) if found is None else found
         return found if next(there, None) is None else _ambiguous("more than one file fits it")
 
+    def _leads_out(self, path: str) -> bool:
+        """Whether there is a file where a relative path leaves the folder, so that none inside stands for it."""
+        if ".." not in path or os.path.isabs(path):
+            return False
+        return _leaves(str(self._folder), path) and os.path.isfile(os.path.join(str(self._folder), path))
+
     def _explain(self, path: str) -> str:
-        return "is a folder" if path and any(os.path.isdir(file) for file in self._candidates(path)) else _MISSING
+        if path and any(os.path.isdir(file) for file in self._candidates(path)):
+            return "is a folder"
+        if path and any(os.path.exists(file) and not os.path.isfile(file) for file in self._candidates(path)):
+            return "is no regular file"
+        if self._folder is None or not _leaves(str(self._folder), path):
+            return _MISSING
+        is_there = not os.path.isabs(path) or os.path.isfile(path)
+        return f"leads outside of {self._folder!s:.200}" if is_there else _MISSING
 
     def _refuse_shared(self) -> None:
         files = [self._file(row) if self._chosen[row] >= 0 else None for row in range(len(self.paths))]
@@ -267,8 +281,8 @@ class ZipImages(ImageSource):
             self._archive = zipfile.ZipFile(archive)
         except (*_READ_ERRORS, NotImplementedError) as error:
             raise InputError(
-                f"images {archive} is not a zip archive that can be read: {one_line(error)}; allowed: a folder, a "
-                f"zip archive (unpack others), or no images at all"
+                f"images {archive} is not a zip archive that can be read: {one_line(error)}; allowed: a folder "
+                f"or a zip archive (unpack others)"
             ) from error
         members = {_plain(info.filename): info for info in self._archive.filelist if not info.is_dir()}
         names = _match(paths, members, self.problems)
@@ -314,10 +328,21 @@ def _below(folder: Path) -> Candidates:
 
     def candidates(path: str) -> Iterator[str]:
         plain = _plain(path)
-        yield os.path.join(name, plain)
-        yield from (os.path.join(name, suffix) for suffix in _suffixes(plain))
+        whole = os.path.join(name, path)
+        is_so_called = "\\" in path and not _leaves(name, path) and os.path.isfile(whole)  # where it is no separator
+        for file in chain([whole if is_so_called else os.path.join(name, plain)], below(plain)):
+            yield "" if ".." in file and _leaves(name, file) else file  # "": the others keep their places
+
+    def below(plain: str) -> Iterator[str]:
+        return (os.path.join(name, suffix) for suffix in _suffixes(plain))
 
     return candidates
+
+
+def _leaves(folder: str, path: str) -> bool:
+    """Whether a path that starts in a folder, or is absolute, leads out of it."""
+    base = os.path.abspath(folder)
+    return os.path.commonpath([base, os.path.abspath(os.path.join(base, path))]) != base
 
 
 def _match(paths: np.ndarray, members: dict[str, zipfile.ZipInfo], problems: dict[int, str]) -> list[str | None]:

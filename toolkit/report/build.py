@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.atomic import atomic_file, remove_unfinished, write_text
+from toolkit.aggregate.reported import stamps
+from toolkit.atomic import remove_unfinished, write_text
 from toolkit.descriptors.cache import digest, file_digest
 from toolkit.errors import ToolkitError, unknown
 from toolkit.grid.finished import FinishedRun
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     Draw = Callable[[], tuple[Figure, str] | None]
 
-_DPI = 110
 _LIBRARY_BYTES = 250 << 20  # of what draws
 
 
@@ -77,7 +76,7 @@ class _Report:
         return written
 
     def _draw(self, path: Path, descriptor: str, title: str, draw: Draw) -> bool:
-        from toolkit.report.drawing import with_caption
+        from toolkit.report.drawing import save_figure
 
         try:
             drawn = draw()
@@ -92,13 +91,8 @@ class _Report:
         if drawn is None:
             return False
         figure, caption = drawn
-        with_caption(figure, caption)
         title = f"{descriptor}: {title}" if descriptor else title
-        about = {"Descriptor": descriptor, "Title": title, "Description": caption, "Software": None}
-        content = io.BytesIO()
-        figure.savefig(content, dpi=_DPI, metadata=about)
-        with atomic_file(path) as file:
-            file.write(content.getbuffer())
+        save_figure(path, figure, title=title, caption=caption, descriptor=descriptor)
         return True
 
     def sheets(self) -> list[Path]:
@@ -209,7 +203,8 @@ def _identity(run: FinishedRun, images: str | None) -> str:
     """Return the hash of what a whole report shows."""
     names = run.folder / NAMES
     named = file_digest(names) if names.exists() else None
-    return digest(run.record["toolkit"], sorted(run.models), run.record["config"]["best"], images, named)
+    aggregates = stamps(run.folder)
+    return digest(run.record["toolkit"], sorted(run.models), run.record["config"]["best"], images, named, aggregates)
 
 
 def report_after_run(folder: Path, *, memory: MemoryBudget, device: str, reporter: Reporter) -> None:

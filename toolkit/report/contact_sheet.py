@@ -7,11 +7,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from toolkit.atomic import atomic_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from toolkit.images.thumbnails import Thumbnails
@@ -52,10 +53,15 @@ def read_images(
             yield Captioned(str(thumbnails.source.paths[row]), image, notes(row))
 
 
-def save_sheet(path: Path, title: str, lines: list[str], sections: list[Section]) -> None:
-    """Draw a sheet with some lines below its title, and write it as PNG, whole or not at all."""
+def save_sheet(
+    path: Path, title: str, lines: list[str], sections: list[Section], *, about: Mapping[str, str] | None = None
+) -> None:
+    """Draw a sheet with some lines below its title, and write it as PNG, with texts in it, whole or not at all."""
+    texts = PngInfo()
+    for key, text in (about or {}).items():
+        texts.add_itxt(key, text)
     with atomic_file(path) as file:
-        draw_sheet(title, lines, sections).point(_LEVELS * 3).save(file, "PNG")
+        draw_sheet(title, lines, sections).point(_LEVELS * 3).save(file, "PNG", pnginfo=texts)
 
 
 def draw_sheet(title: str, lines: list[str], sections: list[Section]) -> Image.Image:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib import colors, patheffects
 
+from toolkit.atomic import atomic_file
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
 
@@ -22,6 +27,7 @@ _SHADES = ((0.85, 0.50), (0.65, 0.70), (0.95, 0.36))  # (saturation, lightness),
 _MAX_TICKS = 30
 _LEGEND_CLUSTERS = 20
 _NUMBERED = 60  # clusters on a map; the largest
+_DPI = 110
 _CAPTION_CHARACTERS, _LINE_INCHES = 16, 0.16  # per inch; of one line
 _SMALL_POINTS = 20_000  # points of a map share this area
 
@@ -79,7 +85,26 @@ def with_caption(figure: Any, caption: str) -> None:
     width, height = figure.get_size_inches()
     lines = wrapped(caption, int(width * _CAPTION_CHARACTERS))
     figure.set_size_inches(width, height + _LINE_INCHES * (lines.count("\n") + 1))
-    figure.supxlabel(lines, fontsize=8, color="0.3")
+    figure.supxlabel(lines, fontsize=8, color="0.3", parse_math=False)  # a $ in it is one
+
+
+def save_figure(path: Path, figure: Any, *, title: str, caption: str, descriptor: str = "") -> None:
+    """Write a picture with its caption as PNG, whole or not at all.
+
+    What it is stands in the file as text too: from there the HTML page has it.
+    """
+    with_caption(figure, caption)
+    content, about = io.BytesIO(), about_picture(title, caption, descriptor)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn in its place
+        figure.savefig(content, format="png", dpi=_DPI, metadata=about | {"Software": None})
+    with atomic_file(path) as file:
+        file.write(content.getbuffer())
+
+
+def about_picture(title: str, caption: str, descriptor: str = "") -> dict[str, str]:
+    """Return the texts of a PNG that `toolkit.report.page` looks for; without a descriptor it is of the whole run."""
+    return {"Descriptor": descriptor, "Title": title, "Description": caption}
 
 
 def draw_counts(ax: Axes, labels: np.ndarray, colours: dict[int, Any] | None = None) -> None:

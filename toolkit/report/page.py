@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from toolkit.aggregate.reported import pictures_of_all, pictures_of_each
 from toolkit.cluster.labelling import NOISE
 from toolkit.grid.table import COLUMNS
 from toolkit.images.thumbnails import Thumbnails
@@ -91,7 +92,7 @@ def gather_page(study: Study, source: ImageSource, *, notes: list[str]) -> Page:
         maps=maps,
         models=models,
         what_ifs=[cut for model in _bests(study) for cut in what_ifs(study, model, rows)],
-        figures=_figures(run.folder / "plots"),
+        figures=_figures([*sorted((run.folder / "plots").glob("*.png")), *pictures_of_all(run.folder)]),
         metrics={name: metric.greater_is_better for name, metric in METRICS.items()}
         | {"stability": True, "coverage": True},
         agreement=[(*pair, found.ari, found.ami) for pair, found in study.agreements.items()],
@@ -217,6 +218,8 @@ def _clusters(
     names = study.names_of(model)
     descriptor = model.cell.sample.descriptor
     has_sheets = model is study.best(descriptor)
+    called = {label: names.get(label, str(label)) for label in labels.tolist()}
+    aggregates = pictures_of_each(run.folder, model.id, called)
     found = []
     for label, size in zip(labels.tolist(), sizes.tolist(), strict=True):
         if label not in listed:
@@ -230,6 +233,7 @@ def _clusters(
                 name=names.get(label, ""),
                 stability=stability.get(label),
                 sheet=sheet if has_sheets and (run.folder / sheet).exists() else None,
+                aggregates=aggregates.get(label, {}),
                 members={kind: np.searchsorted(rows, of_kind).tolist() for kind, of_kind in kinds.items()},
             )
         )
@@ -284,16 +288,19 @@ def _urls(source: ImageSource, rows: np.ndarray, folder: Path) -> list[str] | No
     return [url or "" for url in urls] if any(urls) else None
 
 
-def _figures(folder: Path) -> list[Figure]:
-    """Return the pictures that are there, made smaller; descriptor, title and caption are in their files."""
+def _figures(paths: list[Path]) -> list[Figure]:
+    """Return pictures, made smaller; descriptor, title and caption are in their files."""
     found = []
-    for path in sorted(folder.glob("*.png")):
-        with Image.open(path, formats=["PNG"]) as image:
-            text = getattr(image, "text", {})
-            if "Descriptor" not in text:  # a contact sheet, or somebody else's
-                continue
-            image.load()
-            small = image.convert("RGB")
+    for path in paths:
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                text = getattr(image, "text", {})
+                if not {"Descriptor", "Title", "Description"} <= set(text):  # a contact sheet, or somebody else's
+                    continue
+                image.load()
+                small = image.convert("RGB")
+        except UnidentifiedImageError:  # somebody else's
+            continue
         small.thumbnail((_FIGURE_WIDTH, 4 * _FIGURE_WIDTH))
         packed = io.BytesIO()
         small.save(packed, "WEBP", quality=_FIGURE_QUALITY)

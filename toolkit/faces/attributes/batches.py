@@ -48,7 +48,7 @@ class Batches:
     labels : ndarray (n_images, n_attributes) of int8
         1, -1, 0: not known.
     size : int
-        Images in a batch, at most.
+        Images in a batch, at most; three where the last of pairs would be alone.
     seed : int
 
     Attributes
@@ -64,7 +64,10 @@ class Batches:
     waited: float = field(default=0.0, init=False)
 
     def training(self, rows: np.ndarray, epoch: int) -> Iterator[Batch]:
-        """Yield rows in the random order of an epoch, moved; the batches are of equal size, to one image."""
+        """Yield rows in the random order of an epoch, moved; the batches are of equal size, to one image.
+
+        None is of one image alone: it has no variance to be normalised by.
+        """
         order = rows[np.random.default_rng([self.seed, epoch]).permutation(len(rows))]
         return self._ahead(np.array_split(order, self.n_batches(rows)), epoch)
 
@@ -74,7 +77,7 @@ class Batches:
 
     def n_batches(self, rows: np.ndarray) -> int:
         """Return how many batches rows make."""
-        return -(-len(rows) // self.size)
+        return min(-(-len(rows) // self.size), max(len(rows) // 2, 1))
 
     def _ahead(self, parts: list[np.ndarray], epoch: int | None) -> Iterator[Batch]:
         def read(rows: np.ndarray) -> Batch:

@@ -14,10 +14,11 @@ from toolkit.atomic import atomic_file
 from toolkit.descriptors.formats import open_npy
 from toolkit.errors import InputError
 from toolkit.faces.descriptor_files import PATHS_FILE, quarantine, write_paths
-from toolkit.faces.embed import Embedded, embed_images
-from toolkit.faces.folder import Record, held
+from toolkit.faces.embed import Embedded, check_start, embed_listed
 from toolkit.faces.images import list_images
 from toolkit.faces.models import choose_model
+from toolkit.folder import Record, held
+from toolkit.images.chunks import has_chunks
 from toolkit.memory import MemoryBudget
 from toolkit.packages import import_package
 from toolkit.progress import Reporter, format_seconds
@@ -125,27 +126,26 @@ def predict_attributes(
         "batch": choice.batch,
         "device": choice.device,
     }
-    record = Record(out / RECORD, holds="attributes", made=f"{out / RECORD} and {out / TABLE}")
+    unfinished, has_table = out / _UNFINISHED, (out / TABLE).is_file()
+
+    def has_work() -> bool:
+        return has_table or (unfinished / f"{MODEL}.npy").exists() or has_chunks(unfinished / f".{MODEL}")
+
+    record = Record(out / RECORD, holds="attributes", made=f"{out / RECORD} and {out / TABLE}", has_work=has_work)
+    if not has_table:
+        check_start(found, choice, memory=memory, workers=workers)
     with held(out, "telling attributes", lock=_LOCK, reporter=reporter):
         write_paths(out, found.names)
         facts = record.claim(identity)
+        if not (out / TABLE).is_file():  # it was removed, or never written
+            facts = None
         was_finished = facts is not None
         if facts is None:
-            embedded = embed_images(
-                images,
-                out / _UNFINISHED,
-                model=MODEL,
-                weights=weights,
-                batch=batch,
-                device=device,
-                memory=memory,
-                workers=workers,
-                reporter=reporter,
-            )
+            embedded = embed_listed(found, unfinished, choice, memory=memory, workers=workers, reporter=reporter)
             _write(out, embedded, found.names, attributes, MemoryBudget.resolve(memory))
             facts = _facts(embedded)
             record.finish(identity, facts, attributes=list(attributes), weights=str(weights))
-        shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return FaceAttributes(out / TABLE, seconds=time.monotonic() - started, was_finished=was_finished, **facts)
 
 

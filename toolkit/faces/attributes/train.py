@@ -16,14 +16,17 @@ from toolkit.descriptors.cache import digest, file_digest
 from toolkit.errors import InputError
 from toolkit.faces.attributes.celeba import PARTS
 from toolkit.faces.attributes.data import QUARANTINE, Listed, read_lists, usable_rows
-from toolkit.faces.folder import Record, held
-from toolkit.images.pixels import PixelFile, cache_pixels
+from toolkit.folder import Record, held
+from toolkit.images.chunks import has_chunks
+from toolkit.images.pixels import PIXELS, PixelFile, cache_pixels
 from toolkit.memory import MemoryBudget
 from toolkit.packages import import_package
 from toolkit.progress import Reporter, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from toolkit.faces.attributes.trainer import Trainer
 
 CHECKPOINT, BEST, HISTORY, ACCURACY, RECORD = "checkpoint.pt", "best.pt", "history.csv", "accuracy.csv", "training.json"
 _PIXELS, _LOCK = "pixels", ".lock"  # the folder of the pixels is there as long as the training lasts
@@ -184,12 +187,23 @@ def train_attributes(
     _check(options, out, backbone)
     listed = read_lists(attributes, partition, names, without)
     identity = _identity(listed, options, backbone)
-    record = Record(out / RECORD, holds="a training", made=str(out))
+
+    def has_work() -> bool:
+        kept = (out / CHECKPOINT, out / BEST, out / _PIXELS / PIXELS)
+        return any(path.exists() for path in kept) or has_chunks(out / _PIXELS)
+
+    record = Record(out / RECORD, holds="a training", made=str(out), has_work=has_work)
+    budget = MemoryBudget.resolve(memory)
+    # What is wrong with memory or weights is said before anything is written, and before images are decoded.
+    trainer = None if (out / ACCURACY).is_file() else _trainer(out, listed, options, backbone, budget, reporter)
     with held(out, "training", lock=_LOCK, reporter=reporter):
         facts = record.claim(identity)
+        if not (out / ACCURACY).is_file():  # it was removed
+            facts = None
         was_finished = facts is not None
         if facts is None:
-            facts = _train(images, out, listed, options, backbone, MemoryBudget.resolve(memory), workers, reporter)
+            trainer = trainer or _trainer(out, listed, options, backbone, budget, reporter)
+            facts = _train(images, out, listed, trainer, budget, workers, reporter)
             record.finish(identity, facts)
         shutil.rmtree(out / _PIXELS, ignore_errors=True)
     table = pd.read_csv(out / ACCURACY)
@@ -231,28 +245,30 @@ def _identity(listed: Listed, options: Options, backbone: Path | None) -> dict[s
     return {"attributes": list(found.names), "data": data, "backbone": content, **asdict(options)}
 
 
-def _train(
-    images: Path,
-    out: Path,
-    listed: Listed,
-    options: Options,
-    backbone: Path | None,
-    budget: MemoryBudget,
-    workers: int | None,
-    reporter: Reporter,
-) -> dict[str, Any]:
+def _trainer(
+    out: Path, listed: Listed, options: Options, backbone: Path | None, budget: MemoryBudget, reporter: Reporter
+) -> Trainer:
     from toolkit.faces.attributes.trainer import Trainer
 
-    paths = listed.attributes.paths
-    if not len(paths):
+    if not len(listed.attributes.paths):
         raise InputError(f"the lists have no image in common, for instance {listed.unassigned[0][0]!r:.80}")
     if options.device == "cpu":
         needed = _NETWORK_BYTES + options.batch * options.image_size**2 * _PIXEL_BYTES
         budget.require(needed, f"training with batches of {options.batch} images of {options.image_size} pixels a side")
-    trainer = Trainer(out, listed.attributes, options, backbone, reporter)  # bad weights are told before the decoding
-    pixels = cache_pixels(
-        images, paths, out / _PIXELS, size=options.image_size, memory=budget, workers=workers, reporter=reporter
-    )
+    return Trainer(out, listed.attributes, options, backbone, reporter)
+
+
+def _train(
+    images: Path,
+    out: Path,
+    listed: Listed,
+    trainer: Trainer,
+    budget: MemoryBudget,
+    workers: int | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    paths, size = listed.attributes.paths, trainer.options.image_size
+    pixels = cache_pixels(images, paths, out / _PIXELS, size=size, memory=budget, workers=workers, reporter=reporter)
     rows = usable_rows(listed, pixels.failed, out)
     n_quarantined = len(pixels.failed) + len(listed.unassigned)
     if n_quarantined:

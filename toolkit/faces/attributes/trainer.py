@@ -110,25 +110,26 @@ class Trainer:
 
     # An epoch
     def _epoch(self, batches: Batches, rows: np.ndarray, epoch: int) -> float:
-        """Return the mean loss."""
+        """Return the mean loss of a label."""
         self.network.train()
-        n_steps, total = batches.n_batches(rows), 0.0
-        pending: list[tuple[int, torch.Tensor]] = []
+        n_steps, total, n_labels = batches.n_batches(rows), 0.0, 0
+        pending: list[tuple[Batch, torch.Tensor]] = []
         title = f"epoch {epoch} of {self.options.epochs}"
         with self.reporter.track(title, len(rows)) as task, self._seeded(epoch):
             for step, batch in enumerate(batches.training(rows, epoch), 1):
                 self._set_rate((epoch - 1 + (step - 1) / n_steps) / self.options.epochs)
-                pending.append((len(batch.pixels), self._step(batch)))
+                pending.append((batch, self._step(batch)))
                 if len(pending) < _LOOKED_AT and step < n_steps:
                     continue
                 losses = torch.stack([loss for _, loss in pending]).tolist()
                 if not np.isfinite(losses).all():
                     self._stop(epoch)
-                for (n_images, _), loss in zip(pending, losses, strict=True):
-                    total += n_images * loss
-                task.advance(sum(n for n, _ in pending), f"loss {losses[-1]:.4f}")
+                for (seen, _), loss in zip(pending, losses, strict=True):
+                    n_known = int(np.count_nonzero(seen.labels))
+                    total, n_labels = total + n_known * loss, n_labels + n_known
+                task.advance(sum(len(seen.labels) for seen, _ in pending), f"loss {losses[-1]:.4f}")
                 pending.clear()
-        return total / len(rows)
+        return total / max(n_labels, 1)
 
     def _step(self, batch: Batch) -> torch.Tensor:
         labels = torch.from_numpy(batch.labels).to(self.device)

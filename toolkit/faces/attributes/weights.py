@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from toolkit.atomic import atomic_file
-from toolkit.errors import InputError, one_line
+from toolkit.errors import InputError
 from toolkit.faces.attributes.keras_layers import network_of_layers
 from toolkit.faces.attributes.network import CONVENTIONS, AttributeNetwork, Design
 from toolkit.faces.models.keras_file import is_keras_file, read_layers
-from toolkit.faces.models.weights import load_state
+from toolkit.faces.models.torch_network import TorchEmbedder
+from toolkit.faces.models.weights import load_state, read_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from toolkit.faces.models import Choice
 
 _CLASSIFIER = "classifier."  # of ImageNet
 
@@ -50,15 +54,15 @@ def read_design(path: Path) -> Design:
     InputError
         If the file is another one.
     """
+    saved = read_tensors(path)
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         design = saved["design"]
         found = Design(tuple(map(str, design["attributes"])), int(design["image_size"]), str(design["convention"]))
         known = found.convention in CONVENTIONS and bool(found.attributes)
-    except Exception as error:  # on damaged data torch raises nearly anything
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:  # whatever another program saved
         raise InputError(
-            f"weights {path} are none of a network of attributes: {one_line(error)}; give best.pt of `faces "
-            f"train-attributes`, or a Keras file (.h5, .hdf5, .keras)"
+            f"weights {path} are none of a network of attributes; give best.pt of `faces train-attributes`, or a Keras "
+            f"file (.h5, .hdf5, .keras)"
         ) from error
     if not known:
         raise InputError(f"weights {path} are of convention {found.convention!r}; known: {', '.join(CONVENTIONS)}")
@@ -93,3 +97,17 @@ def load_backbone(network: AttributeNetwork, path: Path) -> None:
         If it is another one.
     """
     load_state(network.backbone, path, what="torchvision's mobilenet_v2", left_out=(_CLASSIFIER,))
+
+
+def open_attributes(choice: Choice) -> TorchEmbedder:
+    """Load the network with given weights; see `toolkit.faces.models.Choice.open`."""
+    assert choice.weights is not None  # noqa: S101 (for the type checker: `choose_model` has checked it)
+    network = load_network(choice.weights)
+    design = network.design
+    return TorchEmbedder(
+        nn.Sequential(network, nn.Sigmoid()),
+        choice,
+        dimensions=len(design.attributes),
+        size=(design.image_size, design.image_size),
+        preprocessing=CONVENTIONS[design.convention].preprocessing,
+    )

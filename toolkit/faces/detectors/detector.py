@@ -1,14 +1,17 @@
-"""What a detector of faces is, what it finds, and what helps it with small images."""
+"""What a detector of faces is, what it finds, what helps it with small images, and weights that are given."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from toolkit.errors import InputError, one_line
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ORIGINAL, UPSAMPLED, PADDED = "original", "upsampled", "padded"
@@ -120,3 +123,28 @@ def padded(image: np.ndarray) -> np.ndarray:
 def _from_padded(face: Face, left: int, top: int) -> Face:
     landmarks = None if face.landmarks is None else face.landmarks - (left, top)
     return replace(face, x=face.x - left, y=face.y - top, landmarks=landmarks, found=PADDED)
+
+
+# Weights that are given
+def refuse(name: str, weights: Path | None) -> None:
+    """Raise InputError if a detector that takes no weights is given some."""
+    if weights is not None:
+        raise InputError(f"detector {name!r} takes no weights, received {weights}; leave them out")
+
+
+def loaded(name: str, make: Callable[[str], Any], path: Path) -> Any:
+    """Return what a library makes of the path of a model.
+
+    Raises
+    ------
+    InputError
+        If it is no file, or the library cannot read it.
+    """
+    if not path.is_file():
+        raise InputError(f"weights {path} is not a file; give the file of the model of {name}")
+    try:
+        return make(str(path))
+    except Exception as error:  # dlib's and OpenCV's have no common class
+        raise InputError(
+            f"weights {path} cannot be read: {one_line(error)}; give the file of a model of {name}"
+        ) from error

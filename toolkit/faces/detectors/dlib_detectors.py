@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.faces.align import DLIB_5
-from toolkit.faces.detectors.detector import Detector, Face
-from toolkit.faces.detectors.given_weights import loaded, refuse
+from toolkit.faces.detectors.detector import Detector, Face, loaded, refuse
 from toolkit.packages import import_package, packaged_file
 
 if TYPE_CHECKING:

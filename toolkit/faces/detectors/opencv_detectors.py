@@ -10,9 +10,8 @@ import numpy as np
 
 from toolkit.errors import InputError, MissingPackageError
 from toolkit.faces.align import ARCFACE_5, DLIB_5
-from toolkit.faces.detectors.detector import Detector, Face
+from toolkit.faces.detectors.detector import Detector, Face, loaded, refuse
 from toolkit.faces.detectors.dlib_detectors import FivePoints
-from toolkit.faces.detectors.given_weights import loaded, refuse
 from toolkit.packages import import_package
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ import numpy as np
 from toolkit.descriptors.loader import DataLoader, OneFile
 from toolkit.errors import InputError, unknown
 from toolkit.faces.evaluation.identities import identities_of, number_names
-from toolkit.faces.evaluation.listed_pairs import verify_listed
-from toolkit.faces.evaluation.pairs import kinds_of_pairs, verify_all
-from toolkit.faces.evaluation.text import aligned, left_out_text, number
+from toolkit.faces.evaluation.pairs import kinds_of_pairs, verify_all, verify_listed
+from toolkit.faces.evaluation.tables import aligned, left_out_text, number
 from toolkit.memory import MemoryBudget
 from toolkit.progress import Reporter
 from toolkit.score.truth import FALSE_ACCEPTANCE

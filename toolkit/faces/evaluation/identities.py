@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.errors import InputError
-from toolkit.faces.evaluation.table import PATH_COLUMNS, Table
+from toolkit.faces.evaluation.tables import PATH_COLUMNS, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,17 +23,18 @@ def number_names(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
 
 def identities_of(paths: np.ndarray, identities: str | Path | None) -> list[str]:
     """Return the identity of each path, empty if it has none."""
+    names = [str(path) for path in paths.tolist()]  # not NumPy's text, which an array of objects may hold
     if identities is None:
-        found = [_folder_of(path) for path in paths.tolist()]
+        found = [_folder_of(path) for path in names]
         if not any(found):
             raise InputError(
-                f"no image lies in a folder that could be its identity, for instance {_first(paths.tolist())}; "
-                f"give a CSV with the columns path and identity"
+                f"no image lies in a folder that could be its identity, for instance {_first(names)}; give "
+                f"a CSV with the columns path and identity"
             )
         return found
     table = Table(Path(identities))
     listed, people = table.column(PATH_COLUMNS), table.column(("identity",))
-    if listed == paths.tolist():  # row by row: an image of several faces may have several identities
+    if listed == names:  # row by row: an image of several faces may have several identities
         return people
     by_path: dict[str, str] = {}
     for path, one in zip(listed, people, strict=True):
@@ -42,14 +43,14 @@ def identities_of(paths: np.ndarray, identities: str | Path | None) -> list[str]
                 f"{table.path} gives {path!r:.200} two identities, {by_path[_plain(path)]!r:.60} and {one!r:.60}; list "
                 f"each path once, or all in the order of the rows"
             )
-    places = match_paths(paths.tolist(), list(by_path))
+    places = match_paths(names, list(by_path))
     if (places < 0).all():
         raise InputError(
-            f"{table.path} lists none of the {len(paths):,} images, for instance {_first(paths.tolist())}, but "
+            f"{table.path} lists none of the {len(paths):,} images, for instance {_first(names)}, but "
             f"{_first(list(by_path))}; paths match if one ends with the other at a /"
         )
-    names = list(by_path.values())
-    return [names[at] if at >= 0 else "" for at in places.tolist()]
+    known = list(by_path.values())
+    return [known[at] if at >= 0 else "" for at in places.tolist()]
 
 
 def _first(paths: list[str]) -> str:

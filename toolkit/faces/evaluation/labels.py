@@ -11,8 +11,7 @@ import numpy as np
 from toolkit.cluster.labelling import NOISE, UNSEEN
 from toolkit.errors import InputError, unknown
 from toolkit.faces.evaluation.identities import identities_of, number_names
-from toolkit.faces.evaluation.table import PATH_COLUMNS, Table
-from toolkit.faces.evaluation.text import aligned, left_out_text, number
+from toolkit.faces.evaluation.tables import PATH_COLUMNS, Table, aligned, left_out_text, number
 from toolkit.score.truth import Confusions, Match, confusions, match, with_single_noise
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.memory import MemoryBudget
     from toolkit.progress import Reporter
 
-_LABEL_COLUMNS = ("label", "cluster")
+_LABEL_COLUMNS = ("label", "cluster", "class")
 _SHOWN = 5  # confusions in the text; the JSON has all that were listed
 _MEASURES = (
     ("adjusted Rand index", "ari"),
@@ -150,8 +149,8 @@ def evaluate_labels(
     identities : path, optional
         As in `evaluate_descriptors`.
     model : str, optional
-        Of a run, the name or id of a model, by default the best; of a CSV, the column of the labels, by default label
-        or cluster, or the only one beside the paths.
+        Of a run, the name or id of a model, by default the best; of a CSV, the column of the labels, by default
+        label, cluster or class, or the only one beside the paths.
     memory, reporter
         As in `FinishedRun`.
 

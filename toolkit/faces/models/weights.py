@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import InputError, one_line
@@ -43,13 +44,7 @@ def load_state(network: Any, path: Path, *, what: str, left_out: tuple[str, ...]
     """
     import torch
 
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on damaged data it raises nearly anything
-        raise InputError(
-            f"weights {path} cannot be read as a PyTorch state dict without running code of theirs: "
-            f"{one_line(error)}; save them with torch.save(network.state_dict(), path)"
-        ) from error
+    state = read_tensors(path)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -57,6 +52,29 @@ def load_state(network: Any, path: Path, *, what: str, left_out: tuple[str, ...]
     given = {key: value for key, value in state.items() if not (left_out and key.startswith(left_out))}
     _compare(given, network.state_dict(), path, what)
     network.load_state_dict(given, strict=False)  # compared above
+
+
+def read_tensors(path: Path) -> Any:
+    """Read what PyTorch saved, if that is tensors and plain values; nothing that the file says is run.
+
+    Raises
+    ------
+    InputError
+        If it is none of that.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused anyhow
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"weights {path} cannot be read: {one_line(error)}; give another file") from error
+    except Exception as error:  # on damaged data it raises nearly anything; what it says advises to run the code
+        raise InputError(
+            f"weights {path} is not a PyTorch file of tensors, or holds code, which is not run; save it with "
+            f"torch.save(network.state_dict(), path)"
+        ) from error
 
 
 def load_layers(

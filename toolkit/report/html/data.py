@@ -53,6 +53,8 @@ class Cluster:
         Mean Jaccard similarity of the cluster with its counterpart in refits on random halves, from 0 to 1.
     sheet : str or None
         Path of its contact sheet, relative to the report.
+    aggregates : dict of str to str
+        Pictures of it as a whole: what each is -> its path, relative to the report.
     members : dict of str to list of int
         Kind (``central``, ``random``, ``border``) to positions of rows that show the cluster, best first.
     """
@@ -62,6 +64,7 @@ class Cluster:
     name: str = ""
     stability: float | None = None
     sheet: str | None = None
+    aggregates: dict[str, str] = field(default_factory=dict)
     members: dict[str, list[int]] = field(default_factory=dict)
 
 

@@ -265,7 +265,7 @@ async function showMembers(model, { clusters, codes, legend }) {
     ...(few.length
       ? [
           h('h3', {}, heading),
-          few.some((cluster) => cluster.sheet)
+          few.some((cluster) => links(cluster).length)
             ? h('p', { class: 'caption', id: 'sheets-note' }, SHEETS_NOTE)
             : null,
           h(
@@ -279,7 +279,8 @@ async function showMembers(model, { clusters, codes, legend }) {
 }
 
 const SHEETS_NOTE =
-  'Contact sheets lie in plots/ beside the report; without that folder their links lead nowhere.';
+  'Contact sheets lie in plots/ beside the report, eigenfaces and attributes in aggregates/; without these folders ' +
+  'their links lead nowhere.';
 
 function sheet(cluster, codes, legend) {
   const code = codeOf(cluster.label);
@@ -302,7 +303,7 @@ function sheet(cluster, codes, legend) {
       h(
         'span',
         { class: 'actions' },
-        cluster.sheet ? sheetLink(cluster) : null,
+        links(cluster),
         codes
           ? h(
               'button',
@@ -320,9 +321,13 @@ function sheet(cluster, codes, legend) {
   );
 }
 
-function sheetLink({ sheet: href }) {
-  const plain = href.replaceAll('%20', ' ');
-  return h('a', { href, target: '_blank', rel: 'noopener', title: `${plain} beside this file` }, 'Contact sheet');
+/** Links to the pictures of a cluster that lie beside the report. */
+function links({ sheet: href, aggregates }) {
+  const pictures = [...(href ? [['Contact sheet', href]] : []), ...Object.entries(aggregates)];
+  return pictures.map(([text, address]) => {
+    const plain = address.replaceAll('%20', ' ');
+    return h('a', { href: address, target: '_blank', rel: 'noopener', title: `${plain} beside this file` }, text);
+  });
 }
 
 function memberTiles(cluster) {

@@ -323,6 +323,7 @@ def _cluster_part(cluster: Cluster) -> dict[str, Any]:
         "name": cluster.name,
         "stability": _plain(cluster.stability),
         "sheet": None if cluster.sheet is None else safe_address(cluster.sheet),
+        "aggregates": {title: safe_address(path) for title, path in cluster.aggregates.items()},
         "members": {kind: [int(position) for position in members] for kind, members in cluster.members.items()},
     }
 

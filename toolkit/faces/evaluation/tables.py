@@ -1,17 +1,18 @@
-"""The CSVs of paths, identities, labels and pairs."""
+"""The CSVs of paths, identities, labels and pairs, and how numbers are shown to a person."""
 
 from __future__ import annotations
 
 import csv
+import math
 from typing import TYPE_CHECKING
 
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-PATH_COLUMNS = ("path", "image_path", "filename")
+PATH_COLUMNS = ("path", "image_path", "filename", "image_name")
 
 
 class Table:
@@ -52,3 +53,21 @@ class Table:
     def cells(self, place: int) -> list[str]:
         """Return the column at a place."""
         return [row[place].strip() for row in self.rows]
+
+
+def number(value: float) -> str:
+    """Write a measure with four digits, or a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def left_out_text(counts: Iterable[tuple[int, str]]) -> str:
+    """Say how many of what were left out, if any were."""
+    texts = [f"{n:,} {what}" for n, what in counts if n]
+    return f"; left out: {', '.join(texts)}" if texts else ""
+
+
+def aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Return lines in which names and cells stand below each other."""
+    first = max(len(name) for name, _ in rows)
+    width = max(len(cell) for _, cells in rows for cell in cells)
+    return [f"{name:<{first}}" + "".join(f"  {cell:>{width}}" for cell in cells) for name, cells in rows]

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import toolkit
@@ -13,7 +14,7 @@ from toolkit.atomic import remove_unfinished, write_text
 from toolkit.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from toolkit.progress import Reporter
@@ -22,6 +23,8 @@ _VERSIONED = (
     "dlib-bin", "dlib", "opencv-python-headless", "pillow", "torch", "onnxruntime", "nvidia-dali-cuda120",
     "nvidia-dali-cuda130",
 )  # fmt: skip
+_DIGEST = r"[0-9a-f]{32,}"
+_SEVERAL = ("data", "weights")  # keys of a digest that are plural
 
 
 @contextlib.contextmanager
@@ -67,10 +70,12 @@ class Record:
         What the folder holds then, for errors: "faces".
     made : str
         What must go so that another job can begin, for errors.
+    has_work : callable
+        Whether something is there that an unfinished job made; without, a record of another one is replaced.
     """
 
-    def __init__(self, path: Path, *, holds: str, made: str) -> None:
-        self.path, self.holds, self.made = path, holds, made
+    def __init__(self, path: Path, *, holds: str, made: str, has_work: Callable[[], bool]) -> None:
+        self.path, self.holds, self.made, self.has_work = path, holds, made, has_work
 
     def claim(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """Begin a job, or go on with it.
@@ -88,7 +93,7 @@ class Record:
         Raises
         ------
         InputError
-            If the record is of another job, which says what has changed, or damaged.
+            If the record is damaged, or of another job that is finished or has begun; it says what has changed.
         """
         if not self.path.exists():
             self._write(identity, None, {})
@@ -99,8 +104,11 @@ class Record:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.path} is damaged: {one_line(error)}; restore it, or remove {self.made}") from error
         changed = [key for key, value in identity.items() if before.get(key) != value]
+        if changed and finished is None and not self.has_work():  # a start that failed
+            self._write(identity, None, {})
+            return None
         if changed:
-            told = [key if key == "images" else f"{key} was {before.get(key)}, is {identity[key]}" for key in changed]
+            told = [_difference(key, before.get(key), identity[key]) for key in changed]
             raise InputError(
                 f"{self.path.parent} holds {self.holds} of other images or options ({', '.join(told)}); give another "
                 f"folder, or remove {self.made}"
@@ -113,6 +121,21 @@ class Record:
 
     def _write(self, identity: dict[str, Any], finished: dict[str, Any] | None, more: dict[str, Any]) -> None:
         write_text(self.path, json.dumps({"job": identity, "finished": finished} | more, indent=1) + "\n")
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """Say what has changed; digests tell a person nothing."""
+    if key == "images":
+        return key
+    if _is_digest(before) or _is_digest(now):
+        return f"{key} are other ones" if key in _SEVERAL else f"{key} is another one"
+    return f"{key} was {before}, is {now}"
+
+
+def _is_digest(value: Any) -> bool:
+    """Whether it is a digest, or a list of some."""
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(isinstance(one, str) and re.fullmatch(_DIGEST, one) for one in values)
 
 
 def _versions() -> dict[str, str]:
