@@ -772,7 +772,7 @@ def test_a_folder_holds_one_set_of_images(tmp_path):
     embed_images(tmp_path / "in", out, workers=0)
     embed_images(tmp_path / "in", out, workers=0, model="efficientnet_lite0", device="cpu")
     assert DataLoader(descriptor_folder=out).names == ("dlib", "efficientnet_lite0")
-    with pytest.raises(InputError, match=r"descriptors \(efficientnet_lite0\) of other .*\(batch was 8, is 2\); give"):
+    with pytest.raises(InputError, match=r"descriptors \(efficientnet_lite0\) of other .*\(batch was 4, is 2\); give"):
         embed_images(tmp_path / "in", out, workers=0, model="efficientnet_lite0", batch=2, device="cpu")
     coloured(50).save(tmp_path / "in" / "a" / "00.png")  # another image of the same name
     with pytest.raises(InputError, match=r"of other images or options \(images\); give another folder, or remove"):

@@ -172,6 +172,7 @@ _work: Work | None = None  # of a process of the pool
 
 def _begin(make: Callable[[], Work]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its children
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what is imported from here on: the processes share the processors already
     threading.Thread(target=_end_with_parent, daemon=True).start()
     global _work
     _work = make()

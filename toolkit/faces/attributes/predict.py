@@ -93,7 +93,7 @@ def predict_attributes(
     weights : Path
         ``best.pt`` of `train_attributes`, or a Keras file of the predecessor.
     batch : int, optional
-        Images that go through the network at once, at most 256; by default 8.
+        Images that go through the network at once, at most 256; by default 4, on a GPU 64.
     device : {"auto", "cpu", "cuda"}
     memory : str, int or MemoryBudget, optional
         Budget for all processes together.
