@@ -102,7 +102,7 @@ def print_times(photographs: list[Path], folder: Path, work: Path) -> Path:
     some = photographs[:N_GENERAL]
     listed.write_text("\n".join(["path", *(str(path.resolve()) for path in some)]) + "\n")
     found: list[int] = []
-    finding = seconds(lambda: detect_faces(folder, faces, detector="dlib-hog", largest=True, workers=1, reporter=QUIET))
+    finding = seconds(lambda: detect_faces(folder, faces, detector="dlib-hog", largest=True, workers=0, reporter=QUIET))
     embedding = seconds(lambda: embed_images(faces, work / "dlib", model="dlib", workers=0))
     searching = seconds(lambda: found.append(loops.photographs(photographs)))
     chips = sorted((faces / "crops").rglob("*.png"))
@@ -123,7 +123,7 @@ def print_times(photographs: list[Path], folder: Path, work: Path) -> Path:
         ("photograph: finding and aligning its face", finding, None, len(photographs)),
         ("aligned face: dlib's network", embedding, plain, len(chips)),
         ("photograph: both", finding + embedding, searching, len(photographs)),
-        ("image: efficientnet_lite0 (8 at once, 1 thread; loop: 1 thread)", general, plain_general[1], len(some)),
+        ("image: efficientnet_lite0 (4 at once, 1 thread; loop: 1 thread)", general, plain_general[1], len(some)),
         (f"the same (loop: {threads} threads)", general, plain_general[0], len(some)),
     ]
     for name, ours, theirs, n in steps:

@@ -170,7 +170,7 @@ def work(tmp_path, monkeypatch):
 
 
 def execute(out: str, dask: str | None) -> None:
-    _execute(Path("grid.yaml"), Path(out), "cpu", "4GiB", None, dask, strict=False, quiet=True)
+    _execute(Path("grid.yaml"), Path(out), "cpu", "16GiB", None, dask, strict=False, quiet=True)
 
 
 @pytest.mark.usefixtures("work", "all_is_large")

@@ -239,6 +239,36 @@ def test_records_that_are_damaged_count_as_missing(tmp_path):
     assert read_record(path) == {}
 
 
+def test_a_stop_is_no_failure_of_a_model(work):
+    """It comes in the middle of a cut; engines make what is wrong with a model its own error."""
+    out = work / "out"
+    (out / "slurm").mkdir(parents=True)
+    shutil.copy("grid.yaml", out / "slurm" / "config.yaml")
+    code = (
+        "import os, signal\n"
+        "from toolkit.cluster.density import DensityForest\n"
+        "def told(*arguments, **more):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    signal.sigtimedwait([], 5)\n"
+        "DensityForest.hdbscan = told\n"
+        "from toolkit.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "shard", str(out), "first", "--task", "0", "--tasks", "1", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 75, done.stderr
+    record = read_record(out / "shards" / "first-0.json")
+    assert (record["state"], record["errors"]) == ("stopped", {})
+    assert "it was told to end" in done.stderr
+
+
+def test_a_refused_submission_can_be_made_again(work, on_cluster):
+    refused = toolkit("submit", "grid.yaml", "--out", "out", "--slurm", "--partition", "nowhere", check=False)
+    assert refused.returncode == 2
+    submit("out", "--array-size", "1")
+    toolkit("cancel", "out")
+
+
 def test_two_attempts_without_a_model_end_at_the_time_limit(work):
     """The process is told to stop as soon as it listens, so it finishes nothing."""
     out = work / "out"
@@ -345,7 +375,7 @@ def test_what_slurm_refuses_is_one_line(work, on_cluster):
 def test_small_arrays_on_a_real_cluster(work, on_cluster):
     config = parse_config(CONFIG)
     made = plan_submission(
-        config, Path("out"), resources=slurm.Resources(), device="cpu", memory="2GiB", array_size=3, most_tasks=2,
+        config, Path("out"), resources=slurm.Resources(), device="cpu", memory="8GiB", array_size=3, most_tasks=2,
         report=False,
     )  # fmt: skip
     submit_run(made, config, reporter=Reporter(quiet=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -73,9 +74,10 @@ def scratch_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what processes of this machine that are gone left behind directly inside `folder`."""
-    for left in folder.glob(f"{_MARK}{platform.node()}-*"):
-        owner = left.name.removeprefix(f"{_MARK}{platform.node()}-").split("-")[0]
-        if owner.isdigit() and psutil.pid_exists(int(owner)):
+    ours = re.compile(re.escape(f"{_MARK}{platform.node()}-") + r"(\d+)-[a-z0-9_]+")  # not of a node NAME-1
+    for left in folder.glob(f"{_MARK}*"):
+        owner = ours.fullmatch(left.name)
+        if owner is None or psutil.pid_exists(int(owner[1])):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SHARDS, CONFIG = "shards", "config.yaml"
 _SECONDS_PER_OPERATION = 1e-10  # of every machine: shards are dealt by it, so all must agree
+_AGAIN_SECONDS = 2.0  # between reminders to stop
 _SPARE_SECONDS = 15.0  # of the time between the signal and the end, to stop in
 _MOST_ATTEMPTS = 2  # in a row that finish nothing
 
@@ -45,6 +46,10 @@ class StoppedError(ToolkitError):
     """A shard has been told to stop; what it finished is kept, and the same task goes on."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+class _Told(BaseException):
+    """Raised where a signal comes; no `Exception`, or the engines would take it for the failure of a model."""
 
 
 class ShardError(ToolkitError):
@@ -188,21 +193,27 @@ def run_shard(
     fitter = Fitter(
         load_config(folder / "slurm" / CONFIG), folder, memory=memory, backend=backend, reporter=reporter, strict=strict
     )
+    stop = _Stop(grace)
     try:
-        with shared_lock(folder), _stoppable(grace) as stop:
+        with shared_lock(folder), _stoppable(stop):
             record["models"] = _fit(fitter, folder, shard, stop)
         record["state"] = "done"
-    except StoppedError as error:
-        record |= {"state": "stopped", "reason": str(error)}
-        record["n_idle"] = 0 if fitter.n_fitted else record["n_idle"] + 1
-        if stop.by_time and record["n_idle"] >= _MOST_ATTEMPTS:
+    except _Told as error:
+        reason = "its time is over" if stop.by_time else "it was told to end"
+        record |= {"state": "stopped", "reason": reason}
+        if fitter.n_fitted:
+            record["n_idle"] = 0
+        elif stop.by_time:
+            record["n_idle"] += 1
+        if record["n_idle"] >= _MOST_ATTEMPTS:
             record["state"] = "failed"
             record["reason"] = (
-                f"{record['n_idle']} attempts in a row ended at the time limit before any model was finished; submit "
+                f"{_MOST_ATTEMPTS} attempts in a row ended at the time limit before any model was finished; submit "
                 f"with a longer --time"
             )
+            record["n_idle"] = 0  # whoever submits it again has changed something
             raise ShardError(record["reason"]) from error
-        raise
+        raise StoppedError(reason) from error
     except BaseException as error:
         record |= {"state": "failed", "reason": one_line(error)}
         raise
@@ -237,30 +248,32 @@ class _Stop:
     """Whether the process has been told to stop."""
 
     def __init__(self, grace: float) -> None:
-        self.grace, self.by_time = grace, False
+        self.grace, self.by_time, self.is_told = grace, False, False
 
     def soon(self, *_: object) -> None:
         """Stop after what is being fitted, or when the time has nearly gone."""
-        self.by_time = True
-        signal.setitimer(signal.ITIMER_REAL, max(self.grace - _SPARE_SECONDS, 1e-3))
+        if not self.is_told:
+            self.by_time = self.is_told = True
+            first = max(self.grace - _SPARE_SECONDS, 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, first, _AGAIN_SECONDS)  # again, should a library swallow it
 
     def now(self, *_: object) -> None:
         """Stop."""
-        raise StoppedError("its time is over" if self.by_time else "it was told to end")
+        self.is_told = True
+        raise _Told
 
     def check(self) -> None:
         """Stop if it was told to."""
-        if self.by_time:
-            self.now()
+        if self.is_told:
+            raise _Told
 
 
 @contextlib.contextmanager
-def _stoppable(grace: float) -> Iterator[_Stop]:
-    stop = _Stop(grace)
+def _stoppable(stop: _Stop) -> Iterator[None]:
     handlers = {signal.SIGUSR1: stop.soon, signal.SIGALRM: stop.now, signal.SIGTERM: stop.now}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield stop
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

@@ -44,16 +44,15 @@ class ShardState:
 
 def shard_states(submission: Submission) -> list[ShardState]:
     """Return how far each shard is; done is only one whose models are all in the folder, whole."""
-    store = Store(submission.folder / "models")
-    waiting = slurm.queued(submission.jobs)
+    waiting = slurm.queued(submission.jobs)  # before the records, and these before the models: tasks go on meanwhile
     over = slurm.ended(submission.jobs)
-    states = []
-    for stage, n_tasks in submission.n_tasks.items():
-        for task in range(n_tasks):
-            shard = Shard(stage, task, n_tasks)
-            record = read_record(shard.record_path(submission.folder))
-            states.append(_state_of(submission, shard, record, store, waiting, over))
-    return states
+    shards = [Shard(stage, task, n) for stage, n in submission.n_tasks.items() for task in range(n)]
+    records = [read_record(shard.record_path(submission.folder)) for shard in shards]
+    store = Store(submission.folder / "models")
+    return [
+        _state_of(submission, shard, record, store, waiting, over)
+        for shard, record in zip(shards, records, strict=True)
+    ]
 
 
 def _state_of(

@@ -13,12 +13,13 @@ from toolkit.distribute import slurm
 from toolkit.distribute.shards import CONFIG, SHARDS, units_of
 from toolkit.distribute.states import finish_state, shard_states
 from toolkit.distribute.submission import FINISH, SUBMISSION, Array, Submission, read_submission
+from toolkit.distribute.supervisor import SHARE
 from toolkit.errors import InputError
 from toolkit.grid.fitter import open_loader
 from toolkit.grid.folder import RunFolder
 from toolkit.grid.plan import stage_cells
 from toolkit.grid.predict import check_disk, check_memory, predict
-from toolkit.memory import MemoryBudget
+from toolkit.memory import MemoryBudget, parse_size
 from toolkit.report.tables import plan_summary
 
 if TYPE_CHECKING:
@@ -120,14 +121,13 @@ def submit_run(
     with RunFolder(folder) as held:
         held.check(config.identity())
         parts = predict(config, loader)
-        budget = MemoryBudget.resolve(submission.memory)
-        check_memory(parts, budget)
+        if (budget := _of_task(submission)) is not None:
+            check_memory(parts, budget)
+            reporter.say(plan_summary(parts, budget))
         check_disk(parts, folder)
-        reporter.say(plan_summary(parts, budget))
         held.claim(config.identity(), _fingerprints(folder, loader, reporter))
         held.describe(state="submitted")
         _prepare(submission, config)
-    submission.save()
     _submit(submission, {stage: range(n) for stage, n in submission.n_tasks.items()}, dependency)
     return submission
 
@@ -163,6 +163,16 @@ def cancel_run(folder: Path) -> int:
 
 
 # Submitting
+def _of_task(submission: Submission) -> MemoryBudget | None:
+    """Return the budget of a task; None if it is not known here: that of this machine says nothing of the nodes."""
+    if submission.memory is not None:
+        return MemoryBudget.resolve(submission.memory)
+    mem = submission.resources.mem
+    if mem is None or mem == "0":
+        return None
+    return MemoryBudget(int(SHARE * parse_size(f"{mem}M" if mem.isdigit() else mem)), "of --mem")
+
+
 def _prepare(submission: Submission, config: Config) -> None:
     """Write what the jobs read."""
     (submission.inside / "logs").mkdir(parents=True, exist_ok=True)

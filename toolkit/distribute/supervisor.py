@@ -18,7 +18,7 @@ from toolkit.memory import MemoryBudget, parse_size
 AGAIN = 75  # exit status of a command that was told to stop and can go on: EX_TEMPFAIL of sysexits.h
 TASK = "{task}"  # stands for the number of the task in the command and the mark
 _REQUEUE_SECONDS = 90.0  # until Slurm must have ended this process
-_SHARE = 0.9  # of the memory that Slurm gives: the rest is for this process and the system's
+SHARE = 0.9  # of the memory that Slurm gives: the rest is for this process and the system's
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _memory(given: str | None) -> int:
     if given is not None:
         return parse_size(given)
-    if per_node := os.environ.get("SLURM_MEM_PER_NODE"):  # MiB
-        return int(_SHARE * int(per_node)) << 20
+    per_cpu, cpus = (os.environ.get(f"SLURM_{name}") for name in ("MEM_PER_CPU", "CPUS_ON_NODE"))
+    if per_node := os.environ.get("SLURM_MEM_PER_NODE") or (per_cpu and cpus and int(per_cpu) * int(cpus)):  # MiB
+        return int(SHARE * int(per_node)) << 20
     return MemoryBudget.resolve().limit
 
 
@@ -62,7 +63,12 @@ def _supervise(command: list[str], mark: Path) -> int:
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, pass_on)
     child.append(subprocess.Popen(command))  # noqa: S603 (a list, without a shell)
+    for early in told:  # before there was a child
+        child[0].send_signal(early)
     status = child[0].wait()
+    if status == 0:
+        mark.unlink(missing_ok=True)
+        return 0
     if signal.SIGTERM in told:  # Slurm ends, or requeues, this task itself
         return 128 + signal.SIGTERM
     if status == AGAIN or (status == -signal.SIGUSR1):  # it was told before it could listen

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import toolkit
 from toolkit.atomic import is_unfinished, remove_unfinished, write_text
-from toolkit.errors import InputError
+from toolkit.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,11 +69,15 @@ def shared_lock(folder: Path) -> Iterator[None]:
     InputError
         If a whole run works in it.
     """
-    with (Path(folder) / _LOCK).open("ab") as file:
+    with (Path(folder) / _LOCK).open("a+b") as file:  # NFS shares only what is open for reading
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"a whole run works in {folder}; wait for it") from error
+        except OSError as error:
+            raise InputError(
+                f"{folder} lies on a file system without locks ({one_line(error)}); give --out on another"
+            ) from error
         yield
 
 
