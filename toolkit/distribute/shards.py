@@ -209,7 +209,7 @@ def run_shard(
             record["state"] = "failed"
             record["reason"] = (
                 f"{_MOST_ATTEMPTS} attempts in a row ended at the time limit before any model was finished; submit "
-                f"with a longer --time"
+                f"with a longer --time, once {folder / 'slurm'} is removed"
             )
             record["n_idle"] = 0  # whoever submits it again has changed something
             raise ShardError(record["reason"]) from error

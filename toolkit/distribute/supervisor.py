@@ -75,7 +75,10 @@ def _supervise(command: list[str], mark: Path) -> int:
         return _requeue("its time is over: it goes on after a requeue")
     if status == -signal.SIGKILL:
         if mark.exists():
-            _say("error: killed again, with half of the memory; submit with more --mem")
+            _say(
+                "error: killed again, with half of the memory; submit with more --mem, once the folder slurm in that "
+                "of the run is removed"
+            )
             return 128 + signal.SIGKILL
         mark.touch()
         return _requeue("killed, perhaps for lack of memory: once more with half of it")
