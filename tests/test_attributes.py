@@ -527,7 +527,7 @@ def test_attributes_are_written_as_a_descriptor(predecessor, tmp_path):
     assert again.was_finished
     assert "finished before" in again.text
     assert made.table.read_bytes() == before
-    with pytest.raises(InputError, match=r"holds attributes of other images or options \(batch was 8, is 2\)"):
+    with pytest.raises(InputError, match=r"holds attributes of other images or options \(batch was 4, is 2\)"):
         predict_attributes(folder, tmp_path / "out", weights=weights, batch=2, device="cpu", workers=0)
 
 
