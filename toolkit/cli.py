@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.aggregate.verbs import cvae
+from toolkit.aggregate.verbs import aggregate, cvae
 from toolkit.cli_options import ConfigFile, Debug, Device, Images, Memory, NoisyModel, Quiet, Seed, Strict
 from toolkit.distribute.verbs import cancel, resume, shard, submit
 from toolkit.errors import InputError, InterruptedRunError, ToolkitError
@@ -340,57 +340,6 @@ def label(
 
 
 @app.command()
-def aggregate(
-    labels: Annotated[
-        Path,
-        typer.Argument(metavar="LABELS", help="Folder of a finished run, or CSV with image paths and a column class."),
-    ],
-    images: Images = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; of a run, DIR/aggregates.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Name or id of a model of the run, or the column of the labels of a CSV.")
-    ] = None,
-    attributes: Annotated[
-        Path | None, typer.Option(help="CSV with image paths or names and columns of anything, or CelebA's list.")
-    ] = None,
-    fields: Annotated[
-        str | None, typer.Option(help="Attributes from file names: {id}_{born}_{year}; {person*} may hold a _.")
-    ] = None,
-    faces: Annotated[
-        Path | None, typer.Option(help="faces.csv of `faces detect`: faces are aligned by its landmarks.")
-    ] = None,
-    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 128,
-    components: Annotated[int, typer.Option(help="Eigenfaces of each cluster.")] = 8,
-    memory: Memory = None,
-    *,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at images that cannot be used.")] = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Mean images, eigenfaces and occurrence of attributes of each cluster of LABELS."""
-    from toolkit.aggregate.build import aggregate_clusters
-    from toolkit.progress import Reporter
-
-    with resumable():
-        found = aggregate_clusters(
-            labels,
-            images=images,
-            out=out,
-            model=model,
-            attributes=attributes,
-            fields=fields,
-            faces=faces,
-            size=size,
-            n_components=components,
-            strict=strict,
-            memory=memory,
-            reporter=Reporter(quiet=quiet),
-        )
-    if not quiet:
-        print(found.text)
-
-
-@app.command()
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
     *,
@@ -405,6 +354,7 @@ def status(
         print(submitted)
 
 
+app.command()(aggregate)
 app.command()(submit)
 app.command()(resume)
 app.command()(cancel)

@@ -1,6 +1,6 @@
-"""The command line of the autoencoder: every verb is one call into the library.
+"""The command line of aggregates: every verb is one call into the library.
 
-Options of several words have an underscore, as the jobs had that these verbs replace.
+Options of `cvae` have an underscore between words, as the jobs had that these verbs replace.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli_options import Debug, Device, Memory, Quiet
+from toolkit.cli_options import Debug, Device, Images, Memory, Quiet
+from toolkit.progress import Reporter, resumable
 
 cvae = typer.Typer(
     help="One image per cluster by a conditional variational autoencoder.",
@@ -18,6 +19,55 @@ cvae = typer.Typer(
 )
 
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
+
+
+def aggregate(
+    labels: Annotated[
+        Path,
+        typer.Argument(metavar="LABELS", help="Folder of a finished run, or CSV with image paths and a column class."),
+    ],
+    images: Images = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; of a run, DIR/aggregates.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or id of a model of the run, or the column of the labels of a CSV.")
+    ] = None,
+    attributes: Annotated[
+        Path | None, typer.Option(help="CSV with image paths or names and columns of anything, or CelebA's list.")
+    ] = None,
+    fields: Annotated[
+        str | None, typer.Option(help="Attributes from file names: {id}_{born}_{year}; {person*} may hold a _.")
+    ] = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="faces.csv of `faces detect`: faces are aligned by its landmarks.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 128,
+    components: Annotated[int, typer.Option(help="Eigenfaces of each cluster.")] = 8,
+    memory: Memory = None,
+    *,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at images that cannot be used.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Mean images, eigenfaces and occurrence of attributes of each cluster of LABELS."""
+    from toolkit.aggregate.build import aggregate_clusters
+
+    with resumable():
+        found = aggregate_clusters(
+            labels,
+            images=images,
+            out=out,
+            model=model,
+            attributes=attributes,
+            fields=fields,
+            faces=faces,
+            size=size,
+            n_components=components,
+            strict=strict,
+            memory=memory,
+            reporter=Reporter(quiet=quiet),
+        )
+    if not quiet:
+        print(found.text)
 
 
 @cvae.command()
@@ -70,8 +120,6 @@ def train(
     """Train an autoencoder on labelled images; the same command goes on where one was stopped."""
     from toolkit.aggregate.plan import Plan
     from toolkit.aggregate.train import train_cvae
-    from toolkit.errors import InterruptedRunError
-    from toolkit.progress import Reporter
 
     plan = Plan(
         image_size=image_size,
@@ -85,7 +133,7 @@ def train(
         validation=validation,
         seed=seed,
     )
-    try:
+    with resumable():
         found = train_cvae(
             image_path,
             labels_path,
@@ -101,8 +149,6 @@ def train(
             workers=workers,
             reporter=Reporter(quiet=quiet),
         )
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError("stopped; the same command goes on where it stopped") from error
     if not quiet:
         print(found.text)
 
@@ -122,7 +168,6 @@ def generate(
 ) -> None:
     """Write the aggregate of each cluster, samples, interpolations and the nearest real images."""
     from toolkit.aggregate.generate import generate_images
-    from toolkit.progress import Reporter
 
     found = generate_images(
         weights,

@@ -275,7 +275,7 @@ def _slurm(where: str, number: int) -> Any:
     jobqueue = import_package("dask_jobqueue", pip="dask-jobqueue", what=f"--dask {where}")
     try:
         cluster = jobqueue.SLURMCluster()
-    except Exception as error:
+    except Exception as error:  # what is missing in the configuration is a TypeError, a ValueError or others
         raise InputError(
             f"--dask {where}: Dask cannot make jobs: {one_line(error)}; give jobqueue: slurm: cores and memory in "
             f"~/.config/dask/jobqueue.yaml"
@@ -318,7 +318,7 @@ def _question() -> Any:
             import toolkit
 
             version = str(toolkit.__version__)
-        except Exception as error:
+        except Exception as error:  # whatever is wrong with what is installed there
             version = " ".join(f"none ({error})".split())[:120]
         try:
             content = pathlib.Path(probe).read_text()

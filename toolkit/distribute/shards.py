@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.atomic import write_text
 from toolkit.config import Config, load_config
 from toolkit.descriptors.cache import digest
+from toolkit.distribute.supervisor import AGAIN
 from toolkit.errors import InputError, ToolkitError, one_line, unknown
 from toolkit.grid.fit import warm_up
 from toolkit.grid.fitter import Fitter
@@ -45,7 +46,7 @@ _MOST_ATTEMPTS = 2  # in a row that finish nothing
 class StoppedError(ToolkitError):
     """A shard has been told to stop; what it finished is kept, and the same task goes on."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+    exit_code = AGAIN
 
 
 class _Told(BaseException):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GRACE = 120  # seconds before the end of its time at which a task is told
 _COMMAND_SECONDS = 60.0
-_BY_DEFAULT = 1001  # tasks of an array, MaxArraySize of Slurm where nothing else is said
+MOST_TASKS = 1001  # of an array: MaxArraySize of Slurm where nothing else is said
 
 _CHECKS = """\
 if [ "$(cat {probe} 2>/dev/null)" != {token} ]; then
@@ -235,10 +235,10 @@ def cancel(jobs: Sequence[str]) -> None:
         _ask("scancel", *jobs)
 
 
-def array_size() -> int:
+def largest_array() -> int:
     """Return how many tasks an array can have."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
-    return int(match[1]) if match else _BY_DEFAULT
+    return int(match[1]) if match else MOST_TASKS
 
 
 def require_slurm() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SUBMISSION = "submission.json"
-FINISH = "finish"  # of the last job, which no stage is called: see `_names`
+FINISH = "finish"  # of the last job; no stage may be called so
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Array:
     Attributes
     ----------
     job : str
-        Their number; None: not submitted.
+        The number of their job.
     offset : int
         Of their numbers to those in the array.
     """
@@ -60,8 +60,8 @@ class Submission:
     token : str
         See `Probe`.
     python : str
-    array_size : int
-        Most tasks of one array.
+    most_tasks : int
+        Of one array.
     arrays : dict of str to list of Array
         Stage, or `FINISH`, -> what was submitted of it, the newest last.
     """
@@ -76,7 +76,7 @@ class Submission:
     strict: bool
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     python: str = sys.executable
-    array_size: int = 1001
+    most_tasks: int = slurm.MOST_TASKS
     arrays: dict[str, list[Array]] = field(default_factory=dict)
 
     @property

@@ -42,7 +42,7 @@ def plan_submission(
     array_size: int | None = None,
     report: bool = True,
     strict: bool = False,
-    most_tasks: int = 1001,
+    most_tasks: int = slurm.MOST_TASKS,
 ) -> Submission:
     """Cut a run into tasks; nothing is written or submitted.
 
@@ -60,8 +60,7 @@ def plan_submission(
     """
     if array_size is not None and array_size < 1:
         raise InputError(f"array size {array_size}; allowed: from 1 task")
-    taken = next((stage.name for stage in config.stages if stage.name == FINISH), None)
-    if taken:
+    if any(stage.name == FINISH for stage in config.stages):
         raise InputError(f"a stage that is submitted cannot be called {FINISH!r}, as the last job is; rename it")
     loader = open_loader(config, MemoryBudget.resolve())
     n_tasks: dict[str, int] = {}
@@ -79,7 +78,7 @@ def plan_submission(
         memory=memory,
         report=report,
         strict=strict,
-        array_size=most_tasks,
+        most_tasks=most_tasks,
     )
 
 
@@ -88,7 +87,7 @@ def scripts_text(submission: Submission) -> str:
     texts = [
         submission.shards_script(stage, range(len(tasks)), tasks.start)
         for stage, n_tasks in submission.n_tasks.items()
-        for tasks in _arrays(range(n_tasks), submission.array_size)
+        for tasks in _arrays(range(n_tasks), submission.most_tasks)
     ]
     return "\n".join([*texts, submission.finish_script()])
 
@@ -195,7 +194,7 @@ def _submit(submission: Submission, tasks: Mapping[str, Sequence[int]], dependen
     after: list[str] = []
     for stage, some in tasks.items():
         after_stage = [array.job for array in submission.arrays.get(stage, []) if array.job in waiting]
-        for chunk in _arrays(some, submission.array_size):
+        for chunk in _arrays(some, submission.most_tasks):
             numbers = [task - chunk.start for task in some if task in chunk]
             path = submission.inside / f"{stage}-{chunk.start}.sh"
             write_text(path, submission.shards_script(stage, numbers, chunk.start))

@@ -47,8 +47,7 @@ def submit(
     For instance: toolkit submit grid.yaml --out results/grid --slurm --partition gpu --gres gpu:1 --time 04:00:00
     """
     from toolkit.config import load_config, seeded
-    from toolkit.distribute.slurm import Resources
-    from toolkit.distribute.slurm import array_size as largest_array
+    from toolkit.distribute.slurm import Resources, largest_array
     from toolkit.distribute.submit import plan_submission, scripts_text, submit_run
     from toolkit.errors import InputError
     from toolkit.progress import Reporter

@@ -131,7 +131,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     """Return what makes an image upright, by its EXIF orientation; damaged EXIF does not cost the image."""
     try:
         return _TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
-    except Exception:
+    except Exception:  # Pillow raises nearly anything on damaged EXIF
         return None
 
 
