@@ -582,3 +582,15 @@ def test_a_place_that_is_none(tmp_path, kind):
     with pytest.raises(InputError, match=message) as caught:
         open_images(np.array(["a/1.png", "b/2.png"]), where)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_seen_from_below_it(tmp_path, monkeypatch):
+    """The folder may begin with .., which is not for an image's path to do."""
+    for name in ("deep/photographs/a/1.png", "here/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.chdir(tmp_path / "here")
+    source = open_images(np.array(["a/1.png", "../here/1.png"]), Path("../deep/photographs"))
+    assert list(source.problems) == [1]
+    assert "leads outside of ../deep/photographs" in source.problems[1]
+    assert source.read(0) == b"deep/photographs/a/1.png"

@@ -330,11 +330,9 @@ def _below(folder: Path) -> Candidates:
         plain = _plain(path)
         whole = os.path.join(name, path)
         is_so_called = "\\" in path and not _leaves(name, path) and os.path.isfile(whole)  # where it is no separator
-        for file in chain([whole if is_so_called else os.path.join(name, plain)], below(plain)):
-            yield "" if ".." in file and _leaves(name, file) else file  # "": the others keep their places
-
-    def below(plain: str) -> Iterator[str]:
-        return (os.path.join(name, suffix) for suffix in _suffixes(plain))
+        for inside in chain([path if is_so_called else plain], _suffixes(plain)):
+            leaves = ".." in inside and _leaves(name, inside)
+            yield "" if leaves else os.path.join(name, inside)  # "": the others keep their places
 
     return candidates
 
